@@ -1,0 +1,61 @@
+"""Attention-based pooling, plain and gated."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..bag import Bag
+from ..pooling import segment_softmax, segment_weighted_sum
+from .base import Head, MILOutput, tile_embedding
+
+
+class ABMIL(Head):
+    """Weighted average of the tile embeddings; a small network gives the weights.
+
+    a_k ∝ exp(wᵀ tanh(V h_k)), z = Σ a_k h_k, logits = C z + c, softmax within each bag.
+
+    Source: Ilse, Tomczak, Welling, "Attention-based Deep Multiple Instance Learning", ICML 2018, eq. 7 and 8.
+    """
+
+    name = "abmil"
+
+    def __init__(
+        self, in_dim: int, classes: int, *, hidden: int = 64, attention: int = 32, dropout: float = 0.25
+    ) -> None:
+        super().__init__(in_dim, classes, hidden=hidden, attention=attention, dropout=dropout)
+        self.embed = tile_embedding(in_dim, hidden, dropout)
+        self.attention_v = nn.Linear(hidden, attention)
+        self.attention_w = nn.Linear(attention, 1)
+        self.classifier = nn.Linear(hidden, classes)
+
+    def score(self, h: Tensor) -> Tensor:
+        """Raw attention of tile embeddings: (T, E) → (T, 1)."""
+        return self.attention_w(torch.tanh(self.attention_v(h)))
+
+    def pool(self, bag: Bag) -> MILOutput:
+        """Attend, average, classify."""
+        h = self.embed(self.input(bag.features))  # (T, E)
+        scores = self.score(h)  # (T, 1)
+        weights = segment_softmax(scores, bag)  # (T, 1)
+        z = segment_weighted_sum(weights, h, bag)[:, 0]  # (B, E)
+        return MILOutput(self.classifier(z), z, scores, weights)
+
+
+class GatedABMIL(ABMIL):
+    """As `ABMIL` with a learned gate: a_k ∝ exp(wᵀ(tanh(V h_k) ⊙ σ(U h_k))).
+
+    Source: Ilse, Tomczak, Welling, ICML 2018, eq. 9.
+    """
+
+    name = "gated_abmil"
+
+    def __init__(
+        self, in_dim: int, classes: int, *, hidden: int = 64, attention: int = 32, dropout: float = 0.25
+    ) -> None:
+        super().__init__(in_dim, classes, hidden=hidden, attention=attention, dropout=dropout)
+        self.attention_u = nn.Linear(hidden, attention)
+
+    def score(self, h: Tensor) -> Tensor:
+        """Raw gated attention of tile embeddings: (T, E) → (T, 1)."""
+        return self.attention_w(torch.tanh(self.attention_v(h)) * torch.sigmoid(self.attention_u(h)))

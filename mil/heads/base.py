@@ -1,0 +1,126 @@
+"""What every multiple-instance head takes, gives and promises."""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..bag import Bag
+from ..errors import BagError
+from ..pooling import accumulation_dtype
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What a head promises; one test over the registry holds each head to it.
+
+    Attributes:
+        permutation_invariant: the order of the tiles does not matter.
+        duplicate_invariant: every tile repeated the same number of times changes no logit.
+        needs_coords: the bag has to carry `xy`.
+        min_instances: smallest bag; 0 means that an empty bag has a defined answer.
+        instance_logits: the output has per-tile class logits.
+    """
+
+    permutation_invariant: bool = True
+    duplicate_invariant: bool = True
+    needs_coords: bool = False
+    min_instances: int = 0
+    instance_logits: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class MILOutput:
+    """What a head gives for B bags of T tiles together; always these fields, whatever the head.
+
+    Attributes:
+        logits: shape (B, C).
+        embedding: shape (B, E), what the classifier sees.
+        scores: shape (T, K), raw: for attention heads the value before the softmax.
+        weights: shape (T, K), float32 or wider; each column sums to 1 in every bag that has tiles.
+        instance_logits: shape (T, C), or None where the head has no such thing.
+    """
+
+    logits: Tensor
+    embedding: Tensor
+    scores: Tensor
+    weights: Tensor
+    instance_logits: Tensor | None = None
+
+
+class Standardize(nn.Module):
+    """(x - mean) * factor per feature; identity until `fit` is called. The numbers are stored with the model."""
+
+    mean: Tensor
+    factor: Tensor
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("factor", torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape (T, D) → (T, D), float32 or wider."""
+        return (x.to(accumulation_dtype(x)) - self.mean) * self.factor
+
+    def fit(self, features: Tensor) -> None:
+        """Take mean and spread from training tiles (T, D); a feature that never varies is switched off."""
+        wide = features.to(torch.float64)
+        mean, spread = wide.mean(dim=0), wide.std(dim=0, correction=0)
+        # The spread of a constant column is rounding noise: to divide by it would make the noise a feature.
+        varies = spread > 1e-6 * mean.abs().clamp(min=1e-6)
+        factor = torch.where(varies, 1.0 / spread.clamp(min=1e-30), torch.zeros_like(spread))
+        self.mean.copy_(mean)
+        self.factor.copy_(factor)
+
+
+class Head(nn.Module, abc.ABC):
+    """A multiple-instance head: packed bags in, `MILOutput` out.
+
+    A subclass states `name` and `contract`, puts its arguments into `options` (what `create_head` needs to build it
+    anew) and implements `pool`.
+    """
+
+    name: ClassVar[str]
+    contract: ClassVar[Contract] = Contract()
+
+    def __init__(self, in_dim: int, classes: int, **options: float) -> None:
+        super().__init__()
+        self.in_dim, self.classes = in_dim, classes
+        self.options: dict[str, float] = options
+        self.input = Standardize(in_dim)
+
+    @abc.abstractmethod
+    def pool(self, bag: Bag) -> MILOutput:
+        """Compute the output for a bag that fits the head."""
+
+    def forward(self, bag: Bag) -> MILOutput:
+        """Return the output for B bags.
+
+        Raises:
+            BagError: the features have another width, coordinates are missing, or a bag is too small.
+        """
+        if bag.dim != self.in_dim:
+            raise BagError(
+                f"the head {self.name} takes features of width {self.in_dim}, these have {bag.dim}. "
+                "Use features of the encoder that the head was made for."
+            )
+        if self.contract.needs_coords and bag.xy is None:
+            raise BagError(f"the head {self.name} needs tile coordinates. Give xy to Bag.from_list.")
+        smallest = int(bag.sizes.min())
+        if smallest < self.contract.min_instances:
+            raise BagError(f"the head {self.name} needs {self.contract.min_instances} tiles, found {smallest}.")
+        return self.pool(bag)
+
+    def fit_input(self, features: Tensor) -> None:
+        """Fix the input standardization from training tiles, shape (T, D). Mixed scales become one."""
+        self.input.fit(features)
+
+
+def tile_embedding(in_dim: int, hidden: int, dropout: float) -> nn.Sequential:
+    """Linear, ReLU, dropout: (T, D) → (T, hidden)."""
+    return nn.Sequential(nn.Linear(in_dim, hidden), nn.ReLU(), nn.Dropout(dropout))
