@@ -1,0 +1,138 @@
+"""The one writer: every output of a job goes to disk through here.
+
+A file appears under its name only when it is whole: temporary name in the same folder, fsync, rename,
+fsync of the folder. HDF5 is built in memory first, because h5py on a full disk ends the process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import errno
+import hashlib
+import io
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from .errors import EnvironmentFault
+
+_CHUNK = 1 << 22
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `data` so that `path` either holds all of it or does not exist (or is as it was).
+
+    Raises:
+        EnvironmentFault: the disk is full, the folder is read-only, or the device fails.
+    """
+    temporary = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise EnvironmentFault(_explain(error, path, len(data))) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text whole."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON whole, indented, with keys in the order given."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
+    """Write a table whole; a value that is None becomes an empty cell."""
+    out = io.StringIO(newline="")
+    writer = csv.DictWriter(out, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({key: _cell(value) for key, value in row.items()})
+    write_text(path, out.getvalue())
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Read a table with a header row; cells are text, a byte order mark is passed over."""
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        return [
+            {
+                (key or "").strip(): (value or "").strip()
+                for key, value in row.items()
+                if isinstance(value, str)
+            }
+            for row in csv.DictReader(file)
+        ]
+
+
+def h5_bytes(fill: Callable[[h5py.File], None]) -> bytes:
+    """Return the bytes of an HDF5 file that `fill` has filled; nothing touches the disk."""
+    image = io.BytesIO()
+    with h5py.File(image, "w", libver="v110", track_order=False) as file:
+        fill(file)
+    return image.getvalue()
+
+
+def open_h5(path: Path) -> h5py.File:
+    """Open HDF5 for reading, without locks, which fail on many network file systems."""
+    return h5py.File(path, "r", locking=False)
+
+
+def sha256_file(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def sha256_json(value: object) -> str:
+    """Return the SHA-256 of a value's canonical JSON: keys sorted, no blanks."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _cell(value: object) -> object:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return format(value, ".6g")
+    if isinstance(value, str):
+        return " ".join(value.split())
+    return value
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:  # some network file systems cannot; the rename itself still holds
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)
+
+
+def _explain(error: OSError, path: Path, size: int) -> str:
+    megabytes = size / 1e6
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return (
+            f"{path}: no room for {megabytes:.1f} MB ({error.strerror}). "
+            "Make room or raise the quota, then run the same command again: it goes on where it stopped."
+        )
+    return f"{path}: could not be written ({error.strerror or error}). Check the folder, then run again."

@@ -1,0 +1,142 @@
+"""Where a result came from: versions, hashes of inputs, and one record per run of a command."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .files import sha256_file, sha256_json, write_json
+from .jobfolder import JobFolder
+
+_PACKAGES = (
+    "slidemil",
+    "numpy",
+    "openslide-python",
+    "openslide-bin",
+    "tiffslide",
+    "tifffile",
+    "scikit-image",
+    "scikit-learn",
+    "torch",
+    "torchvision",
+    "timm",
+    "h5py",
+)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of everything that can change a result; imports nothing."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+@dataclass(frozen=True)
+class FileState:
+    """What tells that a file was not replaced or cut while it was read."""
+
+    size: int
+    mtime_ns: int
+    inode: int
+
+    @classmethod
+    def of(cls, path: Path) -> FileState:
+        """Look at a file.
+
+        Raises:
+            OSError: the file cannot be looked at.
+        """
+        stat = path.stat()
+        return cls(stat.st_size, stat.st_mtime_ns, stat.st_ino)
+
+
+def slide_sha256(job: JobFolder, slide_id: str, path: Path) -> str:
+    """Return the SHA-256 of a slide file; each slide is read for this once, then remembered.
+
+    What is remembered holds for the file's size, time and inode, and may be deleted at any time.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    state = FileState.of(path)
+    stamp = [str(path.resolve()), state.size, state.mtime_ns, state.inode]
+    cache = job.hashes / f"{slide_id}.json"
+    try:
+        known = json.loads(cache.read_text(encoding="utf-8"))
+        if known["stamp"] == stamp:
+            return str(known["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    digest = sha256_file(path)
+    write_json(cache, {"stamp": stamp, "sha256": digest})
+    return digest
+
+
+def series_sha256(job: JobFolder, slide_id: str, files: Sequence[Path]) -> str:
+    """Return one hash for a slide that is made of several files (a DICOM series)."""
+    if len(files) == 1:
+        return slide_sha256(job, slide_id, files[0])
+    parts = [slide_sha256(job, f"{slide_id}.{number}", path) for number, path in enumerate(files)]
+    return sha256_json(parts)
+
+
+@dataclass
+class Run:
+    """One run of a command: its record under `runs/` and its log under `logs/`."""
+
+    job: JobFolder
+    verb: str
+    arguments: Mapping[str, Any]
+    notes: list[str] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+    began: float = field(default_factory=time.time)
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        """Name the run by its start and a random tail."""
+        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(self.began))
+        self.name = self.name or f"{stamp}-{uuid.uuid4().hex[:8]}"
+
+    def log(self, event: str, **facts: Any) -> None:
+        """Append one line to the run's log; a lost log line never ends a run."""
+        path = self.job.logs / f"{self.name}.jsonl"
+        line = {"t": round(time.time() - self.began, 3), "event": event, **facts}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")
+        except OSError:
+            return
+
+    def finish(self, status: str, **facts: Any) -> None:
+        """Write the record of the run."""
+        record = {
+            "verb": self.verb,
+            "status": status,
+            "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.began)),
+            "seconds": round(time.time() - self.began, 3),
+            "arguments": dict(self.arguments),
+            "versions": versions(),
+            "machine": {
+                "system": platform.platform(),
+                "cores": os.cpu_count(),
+                "python": sys.version.split()[0],
+            },
+            **self.facts,
+            **facts,
+            "notes": self.notes,
+        }
+        write_json(self.job.runs / f"{self.name}.json", json.loads(json.dumps(record, default=str)))

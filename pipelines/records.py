@@ -1,0 +1,101 @@
+"""Finished-records: an output is done when a small record, written last, says so.
+
+The record of an output holds the key (a hash of everything that determines the output), the parts that
+went into the key, and the SHA-256 of the output's bytes. "It exists" never means "it is done".
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .files import sha256_file, sha256_json, write_bytes, write_json
+from .jobfolder import JobFolder
+
+SCHEMA = 1
+"""Raised when the meaning of an output changes: older outputs are then made anew."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of one finished output.
+
+    Attributes:
+        key: SHA-256 of `parts`.
+        parts: everything that determines the output, by name.
+        sha256: of the output's bytes.
+        size: of the output, in bytes.
+        facts: counts and findings worth keeping (for `slides.csv`), no clock times.
+    """
+
+    key: str
+    parts: Mapping[str, Any]
+    sha256: str
+    size: int
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def key_of(parts: Mapping[str, Any]) -> str:
+    """Return the key of an output from the parts that determine it."""
+    return sha256_json({"schema": SCHEMA, **parts})
+
+
+def read_record(job: JobFolder, output: Path) -> Record | None:
+    """Return the record of `output`, None where there is none or it is torn."""
+    try:
+        raw = json.loads(job.record(output).read_text(encoding="utf-8"))
+        return Record(raw["key"], raw["parts"], raw["sha256"], raw["size"], raw.get("facts", {}))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def current(job: JobFolder, output: Path, parts: Mapping[str, Any]) -> Record | None:
+    """Return the record of `output` where it was made from just these parts and lies there.
+
+    The size is compared, not the hash: a resume over terabytes must not read them all again.
+    """
+    record = read_record(job, output)
+    if record is None or record.key != key_of(parts):
+        return None
+    return record if output.is_file() and output.stat().st_size == record.size else None
+
+
+def changed_parts(record: Record, parts: Mapping[str, Any]) -> list[str]:
+    """Name the parts in which an older record differs, dotted for nested ones: `encoder.weights_sha256`."""
+    old, new = dict(_flat(record.parts)), dict(_flat(parts))
+    return sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+
+
+def finish(
+    job: JobFolder,
+    output: Path,
+    data: bytes,
+    parts: Mapping[str, Any],
+    facts: Mapping[str, Any] | None = None,
+) -> Record:
+    """Write an output and then its record; until both are there, the output is not done."""
+    job.record(output).unlink(missing_ok=True)
+    write_bytes(output, data)
+    return seal(job, output, parts, facts)
+
+
+def seal(
+    job: JobFolder, output: Path, parts: Mapping[str, Any], facts: Mapping[str, Any] | None = None
+) -> Record:
+    """Write the record of an output that lies there whole."""
+    record = Record(key_of(parts), dict(parts), sha256_file(output), output.stat().st_size, dict(facts or {}))
+    write_json(job.record(output), asdict(record))
+    return record
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    rows: list[tuple[str, Any]] = []
+    for name, item in value.items():
+        if isinstance(item, Mapping):
+            rows += _flat(item, f"{prefix}{name}.")
+        else:
+            rows.append((f"{prefix}{name}", item))
+    return rows
