@@ -1,0 +1,261 @@
+"""Settings of a job: frozen dataclasses, filled from defaults, a YAML file, `--set`, then options.
+
+All mistakes of a config file are reported at once, each with what was meant.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from .errors import UsageError
+
+STAINS = ("none", "macenko", "reinhard")
+
+
+@dataclass(frozen=True)
+class ExtractSettings:
+    """Slides → features.
+
+    Attributes:
+        tile: side of a tile in px at `mpp`.
+        mpp: µm per pixel of the tiles.
+        overlap: px at `mpp` shared by neighboring tiles.
+        min_tissue: least share of a tile that must be tissue, 0 to 1.
+        slide_mpp: µm per pixel for slides whose own value is missing or refused.
+        allow_upsampling: take slides coarser than `mpp`, too.
+        encoder: name of the encoder.
+        weights: file or `local-dir:` folder with its weights.
+        stain: stain normalization, fitted once per slide; `none` leaves pixels alone.
+        batch_size: tiles per encoder call.
+        device: `auto`, `cpu`, `cuda`, `cuda:1` …
+        workers: threads that read, 0 for as many as pay.
+        memory_gb: cap on pixels under way, in GB.
+        max_bad_tiles: share of unreadable tiles over which a slide fails.
+        dtype: of stored features, `float16` or `float32`.
+    """
+
+    tile: int = 224
+    mpp: float = 0.5
+    overlap: int = 0
+    min_tissue: float = 0.25
+    slide_mpp: float | None = None
+    allow_upsampling: bool = False
+    encoder: str = "descriptors"
+    weights: str | None = None
+    stain: str = "none"
+    batch_size: int = 64
+    device: str = "auto"
+    workers: int = 0
+    memory_gb: float = 2.0
+    max_bad_tiles: float = 0.01
+    dtype: str = "float16"
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot be meant."""
+        _require(
+            {
+                f"tile must be 16 to 8192 px, not {self.tile}": 16 <= self.tile <= 8192,
+                f"mpp must be 0.02 to 100 µm per pixel, not {self.mpp}": 0.02 <= self.mpp <= 100,
+                f"overlap must be 0 to tile - 1, not {self.overlap}": 0 <= self.overlap < self.tile,
+                f"min_tissue must be 0 to 1, not {self.min_tissue}": 0 <= self.min_tissue <= 1,
+                f"max_bad_tiles must be 0 to 1, not {self.max_bad_tiles}": 0 <= self.max_bad_tiles <= 1,
+                f"stain must be one of {', '.join(STAINS)}, not {self.stain}": self.stain in STAINS,
+                f"dtype must be float16 or float32, not {self.dtype}": self.dtype in ("float16", "float32"),
+                f"batch_size must be at least 1, not {self.batch_size}": self.batch_size >= 1,
+                f"workers must be 0 (auto) or more, not {self.workers}": self.workers >= 0,
+                f"memory must be at least 0.1 GB, not {self.memory_gb}": self.memory_gb >= 0.1,
+                f"slide_mpp must be 0.02 to 10 µm per pixel, not {self.slide_mpp}": self.slide_mpp is None
+                or 0.02 <= self.slide_mpp <= 10,
+            }
+        )
+
+
+@dataclass(frozen=True)
+class LearnSettings:
+    """Features and labels → a head.
+
+    Attributes:
+        head: name of the head.
+        epochs: at most so many passes over the training bags.
+        lr: learning rate.
+        weight_decay: of AdamW.
+        dropout: share of features dropped in training.
+        patience: epochs without a better validation loss before training stops.
+        test: share of the patients held out.
+        validation: share of the other patients that early stopping watches.
+        seed: of the split, the initial weights and the order of bags.
+    """
+
+    head: str = "gated_abmil"
+    epochs: int | None = None
+    lr: float | None = None
+    weight_decay: float | None = None
+    dropout: float | None = None
+    patience: int | None = None
+    test: float = 0.3
+    validation: float = 0.2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot be meant."""
+        _require(
+            {
+                f"test must be above 0 and below 1, not {self.test}": 0 < self.test < 1,
+                f"validation must be above 0 and below 1, not {self.validation}": 0 < self.validation < 1,
+                f"epochs must be at least 1, not {self.epochs}": self.epochs is None or self.epochs >= 1,
+                f"seed must not be negative, not {self.seed}": self.seed >= 0,
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings of a job."""
+
+    extract: ExtractSettings = dataclasses.field(default_factory=ExtractSettings)
+    train: LearnSettings = dataclasses.field(default_factory=LearnSettings)
+
+
+Part = TypeVar("Part", ExtractSettings, LearnSettings)
+
+
+def load_settings(
+    config: Path | None = None, assignments: Sequence[str] = (), options: Mapping[str, Any] | None = None
+) -> Settings:
+    """Merge defaults, a YAML file, `--set key=value` and options; what comes later wins.
+
+    Keys are `extract.tile` or, where the name is unambiguous, just `tile`. Options that are None were not
+    given.
+
+    Raises:
+        UsageError: lists every unknown key and every value that does not fit.
+    """
+    mistakes: list[str] = []
+    values: dict[str, Any] = {}
+    for name, value in _yaml_pairs(config, mistakes):
+        _take(values, name, value, f"{config}", mistakes)
+    for text in assignments:
+        name, equals, value = text.partition("=")
+        if not equals:
+            mistakes.append(f"--set {text}: write it as key=value")
+            continue
+        _take(values, name.strip(), _scalar(value), f"--set {text}", mistakes)
+    for name, value in (options or {}).items():
+        if value is not None:
+            _take(values, name, value, f"--{name.replace('_', '-')}", mistakes)
+    parts = [_build(part, cls, values, mistakes) for part, cls in _PARTS.items()]
+    if mistakes:
+        raise UsageError("settings do not fit:\n  " + "\n  ".join(mistakes))
+    return Settings(*parts)
+
+
+def as_yaml(settings: Settings) -> str:
+    """Return the settings as YAML that `--config` reads back."""
+    import yaml
+
+    return yaml.safe_dump(dataclasses.asdict(settings), sort_keys=False, allow_unicode=True)
+
+
+_PARTS: dict[str, Any] = {"extract": ExtractSettings, "train": LearnSettings}
+_KEYS = {f"{part}.{f.name}": f.name for part, cls in _PARTS.items() for f in dataclasses.fields(cls)}
+
+
+def _require(rules: Mapping[str, bool]) -> None:
+    broken = [rule for rule, kept in rules.items() if not kept]
+    if broken:
+        raise ValueError("; ".join(broken))
+
+
+def _yaml_pairs(config: Path | None, mistakes: list[str]) -> list[tuple[str, Any]]:
+    if config is None:
+        return []
+    import yaml
+
+    try:
+        tree = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        mistakes.append(f"{config}: cannot be read as YAML ({' '.join(str(error).split())})")
+        return []
+    if not isinstance(tree, Mapping):
+        mistakes.append(f"{config}: expected `key: value` lines, found {type(tree).__name__}")
+        return []
+    pairs: list[tuple[str, Any]] = []
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            pairs += [(f"{name}.{inner}", item) for inner, item in value.items()]
+        else:
+            pairs.append((str(name), value))
+    return pairs
+
+
+def _take(values: dict[str, Any], name: str, value: Any, where: str, mistakes: list[str]) -> None:
+    key = name.replace("-", "_")
+    full = [known for known, short in _KEYS.items() if key in (known, short)]
+    if full:
+        values[full[0]] = value
+        return
+    near = difflib.get_close_matches(key.rpartition(".")[2], list(_KEYS.values()), n=1)
+    hint = f" Did you mean `{near[0]}`?" if near else f" Known keys: {', '.join(_KEYS.values())}."
+    mistakes.append(f"{where}: unknown key `{key.rpartition('.')[2]}`.{hint}")
+
+
+def _build(part: str, cls: type[Part], values: Mapping[str, Any], mistakes: list[str]) -> Part | None:
+    hints = typing.get_type_hints(cls)
+    given: dict[str, Any] = {}
+    for field in dataclasses.fields(cls):
+        key = f"{part}.{field.name}"
+        if key in values:
+            fits, value = _coerce(values[key], hints[field.name])
+            if not fits:
+                mistakes.append(f"{key}: `{values[key]}` is no {_type_name(hints[field.name])}")
+            else:
+                given[field.name] = value
+    try:
+        return cls(**given)
+    except ValueError as error:
+        mistakes += [f"{part}: {line}" for line in str(error).split("; ")]
+        return None
+
+
+def _coerce(value: Any, hint: Any) -> tuple[bool, Any]:
+    """Fit a value to a type: whole floats pass as int, ints as float, nothing else is bent."""
+    allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if value is None:
+        return type(None) in allowed, None
+    for kind in allowed:
+        if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+            return True, float(value)
+        if (
+            kind is int
+            and isinstance(value, int | float)
+            and not isinstance(value, bool)
+            and value == int(value)
+        ):
+            return True, int(value)
+        if kind in (str, bool) and isinstance(value, kind):
+            return True, value
+        if kind is str and isinstance(value, int | float) and not isinstance(value, bool):
+            return True, str(value)
+    return False, value
+
+
+def _type_name(hint: Any) -> str:
+    names = {int: "whole number", float: "number", str: "text", bool: "true or false"}
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    return " or ".join(names[kind] for kind in kinds if kind in names)
+
+
+def _scalar(text: str) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text

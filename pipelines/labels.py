@@ -1,0 +1,166 @@
+"""Labels: a CSV of the user's → which slide has which class, of which patient, in which part of the split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import NothingMatchedError, UsageError
+from .files import read_csv
+from .manifest import SlideEntry, safe_name, slide_stem
+from .tables import ALIASES, first_of
+
+_SUFFIXES = (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".dcm", ".h5", ".qptiff")
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What the user says of the slides.
+
+    Attributes:
+        label: slide → class name.
+        case: slide → patient or case.
+        split: slide → what the table's split column says (`train`, `val`, `test`); empty without one.
+        notes: what is worth saying, e.g. slides without a label.
+    """
+
+    label: Mapping[str, str]
+    case: Mapping[str, str]
+    split: Mapping[str, str]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in order: numbers as numbers, `negative` before `positive`, else by alphabet."""
+        return tuple(sorted(set(self.label.values()), key=_class_order))
+
+
+def read_labels(path: Path, slides: Sequence[SlideEntry], *, column: str = "label") -> Labels:
+    """Read a label table and match it with the slides of a job.
+
+    A row names its slide by `slide_id` (or an alias of it), with or without extension.
+
+    Raises:
+        UsageError: the file or its columns do not fit.
+        NothingMatchedError: no row belongs to a slide; the message shows the first differences.
+    """
+    rows = _rows(path)
+    columns = set(rows[0])
+    key = first_of(columns, "slide_id") or first_of(columns, "path")
+    if key is None:
+        known = ", ".join(ALIASES["slide_id"])
+        raise UsageError(
+            f"{path}: no column names the slides (found: {', '.join(sorted(columns))}; taken: {known})."
+        )
+    if column not in columns:
+        raise UsageError(
+            f"{path}: no column `{column}` (found: {', '.join(sorted(columns))}). Name yours with --target."
+        )
+    by_name = _names(slides)
+    matched: dict[str, dict[str, str]] = {}
+    strangers: list[str] = []
+    for row in rows:
+        entry = by_name.get(_bare(row[key]))
+        if entry is None:
+            strangers.append(row[key])
+        elif entry.slide_id in matched and matched[entry.slide_id].get(column) != row.get(column):
+            raise UsageError(f"{path}: {row[key]} has two different labels. Keep one row per slide.")
+        elif row.get(column):
+            matched[entry.slide_id] = row
+    if not matched:
+        raise NothingMatchedError(_no_match(path, strangers, slides))
+    case, split = first_of(columns, "case_id"), first_of(columns, "split")
+    entries = {entry.slide_id: entry for entry in slides}
+    return Labels(
+        label={name: row[column] for name, row in matched.items()},
+        case={
+            name: (row.get(case, "") if case else "") or entries[name].case_id
+            for name, row in matched.items()
+        },
+        split=_splits(split, matched) if split else {},
+        notes=_notes(strangers, slides, matched, case),
+    )
+
+
+def labels_from_manifest(slides: Sequence[SlideEntry], *, column: str = "label") -> Labels | None:
+    """Return the labels a manifest carries itself, None where it has no such column."""
+    labelled = {entry.slide_id: entry for entry in slides if entry.columns.get(column)}
+    if not labelled:
+        return None
+    key = first_of({name for entry in labelled.values() for name in entry.columns}, "split")
+    rows = {name: dict(entry.columns) for name, entry in labelled.items()}
+    return Labels(
+        label={name: entry.columns[column] for name, entry in labelled.items()},
+        case={name: entry.case_id for name, entry in labelled.items()},
+        split=_splits(key, rows) if key else {},
+    )
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    try:
+        rows = read_csv(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read as a CSV table ({error}).") from error
+    if not rows:
+        raise UsageError(f"{path}: the table has no rows.")
+    return rows
+
+
+def _names(slides: Iterable[SlideEntry]) -> dict[str, SlideEntry]:
+    names: dict[str, SlideEntry] = {}
+    for entry in slides:
+        for name in (entry.slide_id, _bare(entry.path.name)):
+            names.setdefault(name, entry)
+    return names
+
+
+def _bare(name: str) -> str:
+    path = Path(name)
+    return safe_name(slide_stem(path) if path.suffix.lower() in _SUFFIXES else path.name)
+
+
+def _splits(column: str, rows: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    return {name: row[column] for name, row in rows.items() if row.get(column)}
+
+
+def _notes(
+    strangers: Sequence[str],
+    slides: Sequence[SlideEntry],
+    matched: Mapping[str, Mapping[str, str]],
+    case: str | None,
+) -> tuple[str, ...]:
+    notes = []
+    if strangers:
+        notes.append(
+            f"{len(strangers)} labels belong to no slide of the job, e.g. {', '.join(strangers[:3])}"
+        )
+    without = [entry.slide_id for entry in slides if entry.slide_id not in matched]
+    if without:
+        notes.append(
+            f"{len(without)} slides have no label and are only predicted, e.g. {', '.join(without[:3])}"
+        )
+    own = all(entry.case_id == entry.slide_id for entry in slides)
+    if case is None and own:
+        notes.append(
+            "no column `case_id`: each slide counts as a patient of its own; where patients have several slides, "
+            "name them, or the same patient is trained on and tested on"
+        )
+    return tuple(notes)
+
+
+def _no_match(path: Path, strangers: Sequence[str], slides: Sequence[SlideEntry]) -> str:
+    table = ", ".join(repr(name) for name in strangers[:3])
+    job = ", ".join(repr(entry.slide_id) for entry in slides[:3])
+    return (
+        f"{path}: none of its {len(strangers)} rows belongs to a slide of the job. "
+        f"The table says {table}; the job has {job}. Make the column `slide_id` say what the job says."
+    )
+
+
+def _class_order(name: str) -> tuple[int, float, str]:
+    try:
+        return 0, float(name), name
+    except ValueError:
+        first = {"negative": -2, "neg": -2, "normal": -2, "benign": -2}.get(name.lower(), 0)
+        return 1, first, name

@@ -1,0 +1,256 @@
+"""SLIDES → the slides of a job: a folder searched recursively, files, or a CSV manifest.
+
+Slide names are the stem of the file; on a collision stem + `__` + a short hash of the relative path.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from .errors import NothingMatchedError, UsageError
+from .files import read_csv
+from .tables import ALIASES, first_of
+
+_LONGEST_NAME = 180  # bytes; leaves room for suffixes under the 255 that file systems take
+_TWO_PART_SUFFIXES = (".ome.tif", ".ome.tiff", ".ome.zarr")
+
+
+@dataclass(frozen=True)
+class SlideEntry:
+    """One slide of a job.
+
+    Attributes:
+        slide_id: name of the slide in every output.
+        path: the file to open (of a DICOM series, its first file).
+        case_id: patient or case; the slide's own name where nothing says otherwise.
+        mpp: µm per pixel given by the manifest, which overrides the file's.
+        columns: the manifest's other columns, e.g. `label`, `split`, `site`.
+        series: all files of a DICOM series; empty for a slide in one file.
+    """
+
+    slide_id: str
+    path: Path
+    case_id: str
+    mpp: float | None = None
+    columns: dict[str, str] = field(default_factory=dict)
+    series: tuple[Path, ...] = ()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file the slide is made of."""
+        return self.series or (self.path,)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The slides of a job and what is worth saying about how they were found."""
+
+    entries: tuple[SlideEntry, ...]
+    notes: tuple[str, ...] = ()
+
+
+def find_slides(sources: Sequence[Path]) -> Manifest:
+    """Turn the SLIDES argument into slides, sorted by name.
+
+    Raises:
+        UsageError: a source does not exist, or a manifest's cells do not fit (all mistakes at once).
+        NothingMatchedError: no slide was found; the message shows examples of what was seen.
+    """
+    found: list[SlideEntry] = []
+    seen: list[Path] = []
+    notes: list[str] = []
+    for source in sources:
+        if source.is_dir():
+            found += _from_folder(source, seen, notes)
+        elif not source.exists():
+            raise UsageError(
+                f"{source}: no such file or folder. Give a folder, slide files, or a CSV manifest."
+            )
+        elif source.suffix.lower() == ".csv":
+            found += _from_csv(source)
+        else:
+            found.append(_entry(source, source.parent))
+    if not found:
+        raise NothingMatchedError(_nothing(sources, seen))
+    entries, renamed = _name_apart(_drop_repeats(found, notes))
+    notes += renamed
+    return Manifest(tuple(sorted(entries, key=lambda entry: entry.slide_id)), tuple(notes))
+
+
+def slide_stem(path: Path) -> str:
+    """Return the file name without its extension; `.ome.tif` and its kin count as one."""
+    for suffix in _TWO_PART_SUFFIXES:
+        if path.name.lower().endswith(suffix) and len(path.name) > len(suffix):
+            return path.name[: -len(suffix)]
+    return path.stem or path.name
+
+
+def safe_name(name: str) -> str:
+    """Return a name that is one harmless path component on any file system.
+
+    Names that are harmless already come back unchanged; any other gets a short hash of the original, so
+    that two different names never become one.
+    """
+    clean = re.sub(r"[\x00-\x1f\x7f/\\:*?\"<>|]+", "_", unicodedata.normalize("NFC", name)).strip(" .")
+    clean = clean.lstrip("=+-@")  # a spreadsheet would take these for a formula, a shell for an option
+    clean = clean.encode("utf-8", "replace").decode("utf-8")
+    while len(clean.encode()) > _LONGEST_NAME:
+        clean = clean[:-1]
+    return clean if clean == name else f"{clean or 'slide'}__{_short_hash(name)}"
+
+
+def _from_folder(folder: Path, seen: list[Path], notes: list[str]) -> list[SlideEntry]:
+    import wsi
+
+    files: list[Path] = []
+    for root, folders, names in os.walk(folder):
+        folders.sort()
+        files += [Path(root) / name for name in sorted(names) if not name.startswith(".")]
+    seen += files
+    slides = [path for path in files if wsi.is_slide_file(path)]
+    passed = len(files) - len(slides)
+    if passed:
+        kinds = Counter(path.suffix.lower() or "no extension" for path in files)
+        kinds.subtract(Counter(path.suffix.lower() or "no extension" for path in slides))
+        listed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(4) if count > 0)
+        notes.append(f"{folder}: {passed} files are no slides and were passed over ({listed})")
+    return _join_series(slides, folder)
+
+
+def _join_series(paths: Iterable[Path], base: Path) -> list[SlideEntry]:
+    """Make one slide of each DICOM series; a series that fills its folder is named after the folder."""
+    from wsi.dicom_series import series_uid
+
+    entries: list[SlideEntry] = []
+    series: dict[tuple[Path, str], list[Path]] = defaultdict(list)
+    per_folder: Counter[Path] = Counter()
+    for path in paths:
+        per_folder[path.parent] += 1
+        uid = series_uid(path)
+        if uid is None:
+            entries.append(_entry(path, base))
+        else:
+            series[path.parent, uid].append(path)
+    for (folder, _), files in series.items():
+        fills = len(files) > 1 and per_folder[folder] == len(files) and folder != base
+        entry = _entry(files[0], base, name=folder.name if fills else None)
+        entries.append(replace(entry, series=tuple(files)))
+    return entries
+
+
+def _entry(path: Path, base: Path, name: str | None = None) -> SlideEntry:
+    relative = os.path.relpath(path, base)
+    stem = safe_name(name or slide_stem(path))
+    return SlideEntry(stem, path, stem, columns={"_relative": relative})
+
+
+def _from_csv(path: Path) -> list[SlideEntry]:
+    rows = read_csv(path)
+    if not rows:
+        return []
+    columns = set(rows[0])
+    path_column = first_of(columns, "path")
+    if path_column is None:
+        raise UsageError(
+            f"{path}: no column says where the slides lie (found: {', '.join(sorted(columns))}). "
+            f"Name it `path`; also taken: {', '.join(ALIASES['path'])}."
+        )
+    mistakes: list[str] = []
+    entries = [
+        _csv_entry(row, number, path, path_column, mistakes) for number, row in enumerate(rows, start=2)
+    ]
+    if mistakes:
+        raise UsageError(f"{path}: {len(mistakes)} rows do not fit:\n  " + "\n  ".join(mistakes[:10]))
+    return entries
+
+
+def _csv_entry(
+    row: dict[str, str], number: int, table: Path, path_column: str, mistakes: list[str]
+) -> SlideEntry:
+    names = {kind: first_of(row, kind) for kind in ("slide_id", "case_id", "mpp")}
+    cells = {kind: row.get(column, "") if column else "" for kind, column in names.items()}
+    if not row.get(path_column):
+        mistakes.append(f"line {number}: `{path_column}` is empty")
+    slide = Path(row.get(path_column, ""))
+    slide = slide if slide.is_absolute() else table.parent / slide
+    slide_id = safe_name(cells["slide_id"] or slide_stem(slide))
+    used = {path_column, *(column for column in names.values() if column)}
+    extra = {key: value for key, value in row.items() if key and key not in used}
+    return SlideEntry(
+        slide_id=slide_id,
+        path=slide,
+        case_id=cells["case_id"] or slide_id,
+        mpp=_manifest_mpp(cells["mpp"], number, mistakes),
+        columns={**extra, "_relative": row.get(path_column, "")},
+    )
+
+
+def _manifest_mpp(cell: str, number: int, mistakes: list[str]) -> float | None:
+    if not cell:
+        return None
+    try:
+        value = float(cell)
+    except ValueError:
+        value = float("nan")
+    if not 0.02 <= value <= 10:
+        mistakes.append(f"line {number}: mpp `{cell}` is no number of µm per pixel between 0.02 and 10")
+        return None
+    return value
+
+
+def _drop_repeats(entries: list[SlideEntry], notes: list[str]) -> list[SlideEntry]:
+    first: dict[str, SlideEntry] = {}
+    for entry in entries:
+        first.setdefault(os.path.realpath(entry.path), entry)
+    if len(first) < len(entries):
+        notes.append(f"{len(entries) - len(first)} slides were given more than once and are taken once")
+    return list(first.values())
+
+
+def _name_apart(entries: list[SlideEntry]) -> tuple[list[SlideEntry], list[str]]:
+    """Give slides of one stem different names; names that differ by case or accent form alone collide too."""
+    groups: dict[str, list[SlideEntry]] = defaultdict(list)
+    for entry in entries:
+        groups[unicodedata.normalize("NFKC", entry.slide_id).casefold()].append(entry)
+    named: list[SlideEntry] = []
+    notes: list[str] = []
+    for group in groups.values():
+        if len(group) == 1:
+            named.append(group[0])
+            continue
+        named += [name_after_path(entry) for entry in group]
+        notes.append(
+            f"{len(group)} slides are called {group[0].slide_id}: "
+            + ", ".join(entry.slide_id for entry in named[-len(group) :])
+        )
+    return named, notes
+
+
+def name_after_path(entry: SlideEntry) -> SlideEntry:
+    """Return the slide with a short hash of its relative path in its name."""
+    slide_id = f"{entry.slide_id}__{_short_hash(entry.columns.get('_relative', str(entry.path)))}"
+    case_id = slide_id if entry.case_id == entry.slide_id else entry.case_id
+    return replace(entry, slide_id=slide_id, case_id=case_id)
+
+
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+
+
+def _nothing(sources: Sequence[Path], seen: list[Path]) -> str:
+    where = ", ".join(str(source) for source in sources)
+    if not seen:
+        return f"{where}: no slide found, and no other file either. Give the folder that holds the slides."
+    examples = ", ".join(path.name for path in seen[:3])
+    return (
+        f"{where}: no slide among {len(seen)} files (e.g. {examples}). "
+        "Slides are .svs, .tif, .tiff, .ndpi, .mrxs, .scn, .bif, .vms, .dcm, .qptiff …; "
+        "give the folder that holds them, or a CSV with a column `path`."
+    )

@@ -1,0 +1,136 @@
+"""The two tables of a job: `manifest.csv` (what is to be done) and `slides.csv` (how far each slide came)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from .errors import UsageError
+from .files import read_csv, write_csv
+from .jobfolder import JobFolder
+from .manifest import Manifest, SlideEntry, name_after_path
+from .outcome import Failure
+
+SLIDE_COLUMNS = (
+    "slide_id",
+    "case_id",
+    "path",
+    "status",
+    "stage",
+    "reader",
+    "width",
+    "height",
+    "mpp_x",
+    "mpp_y",
+    "mpp_source",
+    "tissue_share",
+    "n_tiles",
+    "n_missing",
+    "warning",
+    "cause",
+    "mend",
+)
+_OWN = ("slide_id", "path", "case_id", "mpp", "series")
+
+
+def write_manifest(job: JobFolder, manifest: Manifest) -> None:
+    """Write `manifest.csv`; paths are relative to the job folder, so that both can move together."""
+    more = sorted({name for entry in manifest.entries for name in entry.columns if not name.startswith("_")})
+    rows = [
+        {
+            **entry.columns,
+            "slide_id": entry.slide_id,
+            "path": _relative(entry.path, job),
+            "case_id": entry.case_id,
+            "mpp": entry.mpp,
+            "series": "|".join(path.name for path in entry.series),
+        }
+        for entry in manifest.entries
+    ]
+    write_csv(job.manifest, (*_OWN, *more), rows)
+
+
+def read_manifest(job: JobFolder) -> Manifest:
+    """Read `manifest.csv` back.
+
+    Raises:
+        UsageError: the folder is no job.
+    """
+    if not job.manifest.is_file():
+        raise UsageError(
+            f"{job.root}: no job lies here (no manifest.csv). Start one: slidemil extract SLIDES -o {job.root}"
+        )
+    entries = []
+    for row in read_csv(job.manifest):
+        path = Path(os.path.normpath(job.root / row["path"]))
+        series = tuple(path.parent / name for name in row.get("series", "").split("|") if name)
+        more = {name: value for name, value in row.items() if name not in _OWN and value}
+        mpp = float(row["mpp"]) if row.get("mpp") else None
+        entries.append(SlideEntry(row["slide_id"], path, row["case_id"], mpp, more, series))
+    return Manifest(tuple(entries))
+
+
+def join(job: JobFolder, new: Manifest) -> tuple[Manifest, Manifest]:
+    """Add slides to those the job has; return the slides of this run, renamed where needed, and all of them.
+
+    A slide of the same name from another place, while the first still lies where it was, gets a name of its
+    own: nothing is overwritten.
+    """
+    old = {entry.slide_id: entry for entry in read_manifest(job).entries} if job.manifest.is_file() else {}
+    mine: list[SlideEntry] = []
+    notes = list(new.notes)
+    for entry in new.entries:
+        known = old.get(entry.slide_id)
+        if known is not None and known.path.exists() and not _same(known.path, entry.path):
+            renamed = name_after_path(entry)
+            notes.append(
+                f"{entry.path.name} is called {renamed.slide_id}: the job has another {entry.slide_id}"
+            )
+            entry = renamed
+        mine.append(entry)
+    everything = {**old, **{entry.slide_id: entry for entry in mine}}
+    ordered = tuple(everything[name] for name in sorted(everything))
+    return replace(new, entries=tuple(mine), notes=tuple(notes)), Manifest(ordered)
+
+
+def write_slides(
+    job: JobFolder,
+    manifest: Manifest,
+    facts: Mapping[str, Mapping[str, Any]],
+    failures: Mapping[str, Failure],
+) -> None:
+    """Write `slides.csv`; slides this run did not touch keep the row they had."""
+    before = {row["slide_id"]: row for row in read_csv(job.slides)} if job.slides.is_file() else {}
+    rows: list[dict[str, Any]] = []
+    for entry in manifest.entries:
+        name = entry.slide_id
+        row = {"slide_id": name, "case_id": entry.case_id, "path": _relative(entry.path, job)}
+        if name in facts:
+            row |= {"status": "done", "stage": "features", **facts[name]}
+        elif name in failures:
+            failure = failures[name]
+            row |= {"status": "failed", "stage": "extract", "cause": failure.cause, "mend": failure.mend}
+        else:
+            kept = {key: value for key, value in before.get(name, {}).items() if key not in row}
+            row |= kept or {"status": "pending"}
+        rows.append(row)
+    write_csv(job.slides, SLIDE_COLUMNS, rows)
+
+
+def read_slides(job: JobFolder) -> Sequence[Mapping[str, str]]:
+    """Read `slides.csv`; empty where no run came so far."""
+    return read_csv(job.slides) if job.slides.is_file() else []
+
+
+def _relative(path: Path, job: JobFolder) -> str:
+    return Path(os.path.relpath(path, job.root)).as_posix()
+
+
+def _same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False

@@ -1,0 +1,34 @@
+"""Amounts as people write them on a command line."""
+
+from __future__ import annotations
+
+import re
+
+from .errors import UsageError
+
+_FACTORS = {"": 1.0, "K": 1e-6, "M": 1e-3, "G": 1.0, "T": 1e3}
+
+
+def gigabytes(text: str) -> float:
+    """Return the GB meant by `8G`, `500M`, `1.5` (GB) or `2GB`.
+
+    Raises:
+        UsageError: the text is no amount of memory.
+    """
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([KMGT]?)(?:i?B)?\s*", text, re.IGNORECASE)
+    if not match:
+        raise UsageError(f"--memory {text}: no amount of memory. Write it like 8G or 500M.")
+    return float(match[1]) * _FACTORS[match[2].upper()]
+
+
+def worker_count(text: str) -> int:
+    """Return the number of reading threads; 0 means that they are chosen by measurement.
+
+    Raises:
+        UsageError: the text is neither `auto` nor a whole number from 1.
+    """
+    if text == "auto":
+        return 0
+    if not text.isdigit() or int(text) < 1:
+        raise UsageError(f"--workers {text}: write auto, or a whole number from 1.")
+    return int(text)

@@ -1,0 +1,54 @@
+"""Settings: one order of precedence, and every mistake said at once."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipelines.config import as_yaml, load_settings
+from pipelines.errors import UsageError
+from pipelines.units import gigabytes, worker_count
+
+
+def test_later_sources_win(tmp_path):
+    config = tmp_path / "c.yaml"
+    config.write_text("extract:\n  tile: 256\n  mpp: 1\nhead: mean\n")
+    settings = load_settings(config, ["tile=512"], {"mpp": 0.25, "encoder": None})
+    assert (settings.extract.tile, settings.extract.mpp, settings.train.head) == (512, 0.25, "mean")
+    assert settings.extract.encoder == "descriptors"
+
+
+def test_settings_written_are_settings_read(tmp_path):
+    settings = load_settings(None, ["tile=300", "stain=macenko", "lr=0.01"])
+    config = tmp_path / "job.yaml"
+    config.write_text(as_yaml(settings))
+    assert load_settings(config) == settings
+
+
+def test_all_mistakes_are_said_at_once(tmp_path):
+    config = tmp_path / "c.yaml"
+    config.write_text("extract:\n  tyle: 256\n  mpp: wide\n  overlap: 900\nseed: -1\n")
+    with pytest.raises(UsageError) as caught:
+        load_settings(config, ["nonsense"])
+    message = str(caught.value)
+    for part in ("`tyle`. Did you mean `tile`?", "`wide` is no number", "overlap must be", "seed must", "key=value"):
+        assert part in message, part
+
+
+@pytest.mark.parametrize(
+    ("text", "gb"), [("8G", 8), ("500M", 0.5), ("1.5", 1.5), ("2GB", 2), ("4GiB", 4), ("1T", 1000)]
+)
+def test_amounts_of_memory(text, gb):
+    assert gigabytes(text) == pytest.approx(gb)
+
+
+@pytest.mark.parametrize("text", ["", "much", "-3G", "8X"])
+def test_no_amounts_of_memory(text):
+    with pytest.raises(UsageError, match="no amount of memory"):
+        gigabytes(text)
+
+
+def test_worker_counts():
+    assert worker_count("auto") == 0
+    assert worker_count("3") == 3
+    with pytest.raises(UsageError):
+        worker_count("0")

@@ -1,0 +1,52 @@
+"""Labels and slides find each other, or it is said why not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipelines.errors import NothingMatchedError, UsageError
+from pipelines.labels import read_labels
+from pipelines.manifest import SlideEntry
+
+SLIDES = [SlideEntry("001", Path("x/001.svs"), "001"), SlideEntry("b.2", Path("x/b.2.svs"), "b.2")]
+
+
+def table(tmp_path, text):
+    path = tmp_path / "labels.csv"
+    path.write_text(text)
+    return path
+
+
+def test_slides_are_matched_with_and_without_extension_and_zeros_are_kept(tmp_path):
+    labels = read_labels(table(tmp_path, "slide,label,patient\n001.svs,pos,P\nb.2,neg,Q\n"), SLIDES)
+    assert labels.label == {"001": "pos", "b.2": "neg"}
+    assert labels.case == {"001": "P", "b.2": "Q"}
+    assert labels.classes == ("neg", "pos")
+
+
+def test_labels_that_match_no_slide_show_the_first_differences(tmp_path):
+    with pytest.raises(NothingMatchedError) as caught:
+        read_labels(table(tmp_path, "slide_id,label\n1,pos\n2,neg\n"), SLIDES)
+    assert "'1', '2'" in str(caught.value)
+    assert "'001', 'b.2'" in str(caught.value)
+
+
+def test_labels_of_other_slides_and_slides_without_label_are_noted(tmp_path):
+    labels = read_labels(table(tmp_path, "slide_id,label\n001,pos\nzzz,neg\n"), SLIDES)
+    assert any("1 labels belong to no slide" in note for note in labels.notes)
+    assert any("1 slides have no label" in note for note in labels.notes)
+    assert any("patient of its own" in note for note in labels.notes)
+
+
+def test_two_labels_for_one_slide_are_refused(tmp_path):
+    with pytest.raises(UsageError, match="two different labels"):
+        read_labels(table(tmp_path, "slide_id,label\n001,pos\n001.svs,neg\n"), SLIDES)
+
+
+def test_a_missing_column_names_those_there_are(tmp_path):
+    with pytest.raises(UsageError, match=r"no column `label`.*slide_id"):
+        read_labels(table(tmp_path, "slide_id,grade\n001,3\n"), SLIDES)
+    labels = read_labels(table(tmp_path, "slide_id,grade\n001,10\nb.2,9\n"), SLIDES, column="grade")
+    assert labels.classes == ("9", "10"), "numbers are ordered as numbers"

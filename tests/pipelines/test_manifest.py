@@ -1,0 +1,108 @@
+"""Finding slides and naming them."""
+
+from __future__ import annotations
+
+import unicodedata
+
+import pytest
+from _shared import shared_path
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.errors import NothingMatchedError, UsageError
+from pipelines.manifest import find_slides, safe_name, slide_stem
+
+
+def make_svs(path, seed=0):
+    import numpy as np
+
+    from pipelines.demo_svs import write_svs
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(200, 255, (512, 512, 3), dtype=np.uint8)
+    write_svs(path, pixels, mpp=0.5)
+    return path
+
+
+def test_a_folder_without_slides_says_what_was_seen(tmp_path):
+    (tmp_path / "notes.txt").write_text("hello")
+    (tmp_path / "photo.jpeg2").write_bytes(b"\xff\xd8")
+    with pytest.raises(NothingMatchedError, match=r"notes\.txt") as caught:
+        find_slides([tmp_path])
+    assert caught.value.exit_code == 4
+
+
+def test_a_missing_path_is_wrong_usage(tmp_path):
+    with pytest.raises(UsageError, match="no such file or folder"):
+        find_slides([tmp_path / "nothing"])
+
+
+def test_two_slides_of_one_stem_get_names_of_their_own(tmp_path):
+    make_svs(tmp_path / "a" / "slide.svs", 1)
+    make_svs(tmp_path / "b" / "slide.svs", 2)
+    found = find_slides([tmp_path])
+    names = [entry.slide_id for entry in found.entries]
+    assert len(set(names)) == 2
+    assert all(name.startswith("slide__") for name in names)
+    assert any("2 slides are called slide" in note for note in found.notes)
+    assert names == [entry.slide_id for entry in find_slides([tmp_path]).entries], "names must not change"
+
+
+def test_the_same_file_twice_is_one_slide(tmp_path):
+    slide = make_svs(tmp_path / "s.svs")
+    found = find_slides([slide, tmp_path, slide])
+    assert [entry.slide_id for entry in found.entries] == ["s"]
+    assert any("more than once" in note for note in found.notes)
+
+
+def test_a_manifest_names_paths_patients_and_resolution(tmp_path):
+    make_svs(tmp_path / "deep" / "s.svs")
+    table = tmp_path / "list.csv"
+    table.write_text("wsi,patient,mpp,site\ndeep/s.svs,P1,0.25,Oslo\n")
+    (entry,) = find_slides([table]).entries
+    assert (entry.slide_id, entry.case_id, entry.mpp) == ("s", "P1", 0.25)
+    assert entry.columns["site"] == "Oslo"
+    assert entry.path == tmp_path / "deep" / "s.svs"
+
+
+def test_all_mistakes_of_a_manifest_are_said_at_once(tmp_path):
+    table = tmp_path / "list.csv"
+    table.write_text("path,mpp\na.svs,0\nb.svs,nan\n,0.5\nc.svs,0.5\n")
+    with pytest.raises(UsageError) as caught:
+        find_slides([table])
+    assert all(f"line {number}" in str(caught.value) for number in (2, 3, 4))
+    assert "line 5" not in str(caught.value)
+
+
+def test_a_manifest_without_a_path_column_names_the_ones_taken(tmp_path):
+    table = tmp_path / "list.csv"
+    table.write_text("foo,bar\n1,2\n")
+    with pytest.raises(UsageError, match=r"path.*wsi"):
+        find_slides([table])
+
+
+def test_a_dicom_series_is_one_slide():
+    folder = shared_path("data/slides/cmu-1-small-region-dicom")
+    (entry,) = find_slides([folder.parent / folder.name]).entries
+    assert len(entry.files) == 12
+
+
+def test_two_part_extensions_count_as_one():
+    from pathlib import Path
+
+    assert slide_stem(Path("x/OS-1.ome.tif")) == "OS-1"
+    assert slide_stem(Path("x/a.b.svs")) == "a.b"
+
+
+@given(st.lists(st.text(min_size=1, max_size=40), min_size=2, max_size=2, unique=True))
+def test_different_names_stay_different_and_harmless(names):
+    one, two = (safe_name(unicodedata.normalize("NFC", name)) for name in names)
+    if unicodedata.normalize("NFC", names[0]) != unicodedata.normalize("NFC", names[1]):
+        assert one != two
+    for name in (one, two):
+        assert name not in ("", ".", "..")
+        assert "/" not in name
+        assert "\x00" not in name
+        assert name[0] not in "=+-@"
+        assert len(name.encode()) <= 200
+        assert name.isprintable() or " " in name or not any(ord(sign) < 32 for sign in name)
