@@ -1,0 +1,194 @@
+"""Where a model looks on each slide: picture, raw scores, QuPath objects, top tiles."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import mil
+import wsi
+
+from . import heatmap
+from .errors import CheckFailedError, UsageError
+from .feature_sets import FeatureSet
+from .features import FeatureFile
+from .files import write_bytes
+from .jobfolder import JobFolder
+from .manifest import SlideEntry
+from .predictions import NamedModel, read_predictions
+from .progress import Progress
+from .records import current, finish
+
+METHODS = ("attention",)
+_TOP = 8
+_SAME_PROBABILITY = 1e-4
+
+
+@dataclass
+class Heatmaps:
+    """What was drawn.
+
+    Attributes:
+        drawn: slides drawn by this run.
+        skipped: slides that were drawn already, from the same features and model.
+        warnings: what the user should know.
+        scores: slide → raw values per tile, of the drawn and the skipped.
+    """
+
+    drawn: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    scores: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+
+
+def draw_heatmaps(
+    job: JobFolder,
+    named: NamedModel,
+    features: FeatureSet,
+    slides: Sequence[SlideEntry],
+    method: str,
+    progress: Progress,
+    *,
+    force: bool = False,
+) -> Heatmaps:
+    """Draw the heatmap of each slide that has tiles.
+
+    Raises:
+        UsageError: there is no such method.
+        CheckFailedError: the model does not say here what it said when it predicted.
+    """
+    if method not in METHODS:
+        raise UsageError(f"--method {method}: there is {', '.join(METHODS)}.")
+    result = Heatmaps()
+    stored = {row["slide_id"]: row for row in read_predictions(job, named.name)}
+    mine = [
+        entry
+        for entry in slides
+        if entry.slide_id in features.files and len(features.files[entry.slide_id].xy)
+    ]
+    progress.total(len(mine))
+    for entry in mine:
+        name = entry.slide_id
+        values = mil.explain(method, named.model.head, features.bag(name), _target(named, features, name))
+        result.scores[name] = np.asarray(values, np.float32)
+        _check_prediction(named, features, name, stored.get(name))
+        parts = {"model": named.sha256, "features": features.hashes[name], "method": method}
+        if not force and current(job, job.heatmaps(named.name) / f"{name}.png", parts):
+            result.skipped.append(name)
+        else:
+            _write(job, named, features.files[name], entry, method, result, parts)
+            result.drawn.append(name)
+        progress.advance(1)
+    return result
+
+
+def _target(named: NamedModel, features: FeatureSet, slide_id: str) -> int:
+    """Return the class a heatmap is drawn for: in a two-class task the positive one, else the predicted one."""
+    if len(named.model.classes) == 2:
+        return 1
+    return int(np.argmax(mil.predict(named.model, features.bag(slide_id))[0].probabilities))
+
+
+def _check_prediction(
+    named: NamedModel, features: FeatureSet, slide_id: str, stored: Mapping[str, Any] | None
+) -> None:
+    if stored is None:
+        return
+    found = mil.predict(named.model, features.bag(slide_id))[0].probabilities
+    for name, value in zip(named.model.classes, found, strict=True):
+        kept = stored.get(f"p_{name}")
+        if kept and abs(float(kept) - float(value)) > _SAME_PROBABILITY:
+            raise CheckFailedError(
+                f"{slide_id}: the model gives p_{name} = {value:.4f}, its stored prediction says {float(kept):.4f}. "
+                "Predict anew: slidemil predict JOB --model " + named.name
+            )
+
+
+def _write(
+    job: JobFolder,
+    named: NamedModel,
+    file: FeatureFile,
+    entry: SlideEntry,
+    method: str,
+    result: Heatmaps,
+    parts: Mapping[str, Any],
+) -> None:
+    name, values = entry.slide_id, result.scores[entry.slide_id]
+    folder = job.heatmaps(named.name)
+    coords = {
+        key: value
+        for key, value in file.attributes.items()
+        if key not in ("encoder_passport", "stain_params")
+    }
+    write_bytes(folder / f"{name}.scores.h5", heatmap.scores_h5(file.xy, coords, {method: values}))
+    shapes = heatmap.geojson_gz(name, file.xy, file.footprint, {method: values}, bounds=None)
+    write_bytes(folder / f"{name}.geojson.gz", shapes)
+    top = _top_tiles(entry, file, values, result)
+    if top is not None:
+        write_bytes(folder / "top" / f"{name}.jpg", top)
+    finish(job, folder / f"{name}.png", _picture(job, named, file, name, values), parts)
+
+
+def _picture(
+    job: JobFolder, named: NamedModel, file: FeatureFile, name: str, values: NDArray[np.float32]
+) -> bytes:
+    from PIL import Image
+
+    with Image.open(job.thumbnail(name)) as image:
+        thumbnail = np.asarray(image.convert("RGB"))
+    ratio = np.log2(np.maximum(values * len(values), 2.0**-10))
+    return heatmap.draw(
+        thumbnail,
+        file.slide_size,
+        (float(file.attributes["mpp_x"]), float(file.attributes["mpp_y"])),
+        file.xy,
+        file.footprint,
+        ratio.astype(np.float32),
+        title=f"{name} · {named.name}",
+        unit="log2 (attention × number of tiles)",
+        normalization="0 = as much attention as the average tile of this slide",
+        outline=_outline(job, name),
+    )
+
+
+def _outline(job: JobFolder, name: str) -> list[Any]:
+    from shapely.geometry import shape
+
+    path = job.contour_geojson(name)
+    if not path.is_file():
+        return []
+    return [shape(item["geometry"]) for item in json.loads(path.read_text(encoding="utf-8"))["features"]]
+
+
+def _top_tiles(
+    entry: SlideEntry, file: FeatureFile, values: NDArray[np.float32], result: Heatmaps
+) -> bytes | None:
+    """Read the tiles with the highest values from the slide, where it still lies there."""
+    order = np.argsort(-values, kind="stable")[:_TOP]
+    try:
+        tiles = read_tiles(entry, file, file.xy[order])
+    except wsi.SlideError as error:
+        result.warnings.append(f"{entry.slide_id}: no top tiles ({error.what})")
+        return None
+    return heatmap.top_tiles_jpeg(tiles, file.xy[order], values[order])
+
+
+def read_tiles(entry: SlideEntry, file: FeatureFile, xy: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Read some tiles of a feature file from its slide again, (n, S, S, 3).
+
+    Raises:
+        wsi.SlideError: the slide is gone or unreadable.
+    """
+    a = file.attributes
+    mpp, source = float(a["mpp_x"]), str(a["mpp_source"])
+    given = {"manifest": {"manifest_mpp": mpp}, "--slide-mpp": {"slide_mpp": mpp}}.get(source, {})
+    spec = wsi.TileSpec(size=int(a["patch_size"]), mpp=float(a["tile_mpp"]), overlap=int(a["overlap"]))
+    with wsi.open_slide(entry.path, **given) as slide:
+        grid = wsi.tile_grid(slide, None, spec, allow_upsampling=True)
+        row_of = {(int(x), int(y)): row for row, (x, y) in enumerate(grid.xy)}
+        return np.stack([wsi.read_tile(slide, grid, row_of[int(x), int(y)]) for x, y in xy])

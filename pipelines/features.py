@@ -1,0 +1,182 @@
+"""The feature file of one slide: a layout that TRIDENT's readers take, and what more we say about it.
+
+`coords` (N, 2) int64 level-0 pixels, `features` (N, D) contiguous, `missing` (x, y, cause) for tiles that
+could not be read; row i of `features` belongs to row i of `coords`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import CheckFailedError, JobError
+from .files import h5_bytes, open_h5
+
+if TYPE_CHECKING:
+    from wsi import TileGrid
+
+_CAUSE_BYTES = 240
+_MISSING = np.dtype([("x", "<i8"), ("y", "<i8"), ("cause", f"S{_CAUSE_BYTES}")])
+
+
+@dataclass(frozen=True)
+class FeatureFile:
+    """What a feature file holds.
+
+    Attributes:
+        slide_id: name of the slide.
+        features: (N, D), as stored.
+        xy: (N, 2) int64, level-0 pixels, top-left corners.
+        footprint: (width, height) of a tile in level-0 pixels.
+        slide_size: (width, height) of the canvas in level-0 pixels.
+        passport: the encoder passport.
+        attributes: everything else the file says of itself.
+    """
+
+    slide_id: str
+    features: NDArray[Any]
+    xy: NDArray[np.int64]
+    footprint: tuple[int, int]
+    slide_size: tuple[int, int]
+    passport: dict[str, Any]
+    attributes: dict[str, Any]
+
+
+def coords_attributes(slide_id: str, grid: TileGrid) -> dict[str, Any]:
+    """Return the attributes that TRIDENT puts on `coords`.
+
+    `level0_magnification` is not the scanner's nominal one but the value from which TRIDENT computes the true
+    footprint: it reads `patch_size * level0_magnification // target_magnification`.
+    """
+    target = 10 / grid.spec.mpp
+    level0 = grid.footprint * target / grid.spec.size
+    while grid.spec.size * level0 // target < grid.footprint:
+        level0 = math.nextafter(level0, math.inf)
+    return {
+        "patch_size": grid.spec.size,
+        "patch_size_level0": grid.footprint,
+        "level0_magnification": level0,
+        "target_magnification": target,
+        "overlap": grid.spec.overlap,
+        "name": slide_id,
+        "savetodir": ".",
+        "level0_width": grid.slide_size[0],
+        "level0_height": grid.slide_size[1],
+        "footprint_x": grid.footprint_xy[0],
+        "footprint_y": grid.footprint_xy[1],
+        "mpp_x": grid.mpp.x,
+        "mpp_y": grid.mpp.y,
+        "mpp_source": grid.mpp.source,
+        "tile_mpp": grid.spec.mpp,
+    }
+
+
+def coords_bytes(attributes: Mapping[str, Any], xy: NDArray[np.int64]) -> bytes:
+    """Return the bytes of a coordinates file."""
+    return h5_bytes(lambda file: _put(file, "coords", xy, attributes))
+
+
+def feature_bytes(
+    attributes: Mapping[str, Any],
+    xy: NDArray[np.int64],
+    features: NDArray[Any],
+    missing: Sequence[tuple[int, int, str]],
+    passport: Mapping[str, Any],
+    more: Mapping[str, Any],
+) -> bytes:
+    """Return the bytes of a feature file.
+
+    Args:
+        attributes: of `coords`, from `coords_attributes`.
+        xy: (N, 2) int64.
+        features: (N, D) float16 or float32.
+        missing: x, y and cause of each tile that could not be read.
+        passport: how the features were made; the same for all slides of a run.
+        more: what else is true of this slide alone (reader, stain parameters, hash …).
+    """
+
+    def fill(file: h5py.File) -> None:
+        _put(file, "coords", xy, attributes)
+        _put(
+            file,
+            "features",
+            features,
+            {"name": attributes["name"], "savetodir": ".", "encoder": str(passport.get("id", ""))},
+        )
+        rows = np.array([(x, y, cause.encode()[:_CAUSE_BYTES]) for x, y, cause in missing], dtype=_MISSING)
+        _put(file, "missing", rows, {})
+        file.attrs["encoder_passport"] = json.dumps(passport, sort_keys=True, ensure_ascii=False)
+        for name, value in more.items():
+            file.attrs[name] = (
+                value if isinstance(value, str | int | float) else json.dumps(value, sort_keys=True)
+            )
+
+    return h5_bytes(fill)
+
+
+def read_features(path: Path) -> FeatureFile:
+    """Read a feature file of ours.
+
+    Raises:
+        JobError: the file is no feature file, or is damaged.
+    """
+    try:
+        with open_h5(path) as file:
+            _refuse_links(file, path)
+            coords, features = file["coords"], file["features"]
+            attributes = {**coords.attrs, **file.attrs}
+            return FeatureFile(
+                slide_id=str(attributes.get("name", path.stem)),
+                features=features[()],
+                xy=coords[()].astype(np.int64).reshape(-1, 2),
+                footprint=_footprint(attributes),
+                slide_size=(int(attributes.get("level0_width", 0)), int(attributes.get("level0_height", 0))),
+                passport=json.loads(str(attributes.get("encoder_passport", "{}"))),
+                attributes=attributes,
+            )
+    except (OSError, KeyError, ValueError, RuntimeError) as error:
+        raise JobError(
+            f"{path}: not a readable feature file ({error}). Delete it and run `slidemil extract` again."
+        ) from error
+
+
+def same_passport(known: Mapping[str, Any], found: Mapping[str, Any], *, what: str) -> None:
+    """Refuse to mix features that were made differently.
+
+    Raises:
+        CheckFailedError: names the fields that differ.
+    """
+    differ = sorted(name for name in known.keys() | found.keys() if known.get(name) != found.get(name))
+    if differ:
+        shown = "; ".join(f"{name}: {known.get(name)!r} against {found.get(name)!r}" for name in differ[:3])
+        raise CheckFailedError(
+            f"{what}: its features were made differently ({shown}). "
+            "Extract the slides with the same settings, or use a model that was trained on these features."
+        )
+
+
+def _put(file: h5py.File, name: str, data: NDArray[Any], attributes: Mapping[str, Any]) -> None:
+    dataset = file.create_dataset(name, data=data, track_times=False)
+    for key, value in attributes.items():
+        dataset.attrs[key] = value
+
+
+def _footprint(attributes: Mapping[str, Any]) -> tuple[int, int]:
+    side = int(attributes.get("patch_size_level0", 0))
+    return int(attributes.get("footprint_x", side)), int(attributes.get("footprint_y", side))
+
+
+def _refuse_links(file: h5py.File, path: Path) -> None:
+    """Refuse data that lies outside the file: a planted link would hand out any file's bytes."""
+    for name in ("coords", "features"):
+        outside = isinstance(file.get(name, getlink=True), h5py.ExternalLink)
+        if outside or (name in file and file[name].external):
+            raise JobError(f"{path}: `{name}` points to another file, which is refused. Make the file anew.")

@@ -1,0 +1,107 @@
+"""What a run over slides came to: printed, written to `slides.csv`, and turned into an exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from .errors import ExitCode
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One slide that failed: what was found, and what helps."""
+
+    slide: str
+    cause: str
+    mend: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The result of `run` and `extract`.
+
+    Attributes:
+        found: number of slides.
+        done: slides finished by this run.
+        skipped: slides that were finished already, by the same settings.
+        failed: slides that failed, with cause and mend.
+        outputs: files written, relative to the job folder.
+        warnings: what the user should know.
+        rates: per stage λ, W, L and wait.
+        bottleneck: one sentence.
+        text: lines for people, beside those about the slides.
+        more: what else a verb has to say, e.g. metrics.
+    """
+
+    found: int
+    done: tuple[str, ...]
+    skipped: tuple[str, ...]
+    failed: tuple[Failure, ...]
+    outputs: tuple[str, ...]
+    warnings: tuple[str, ...]
+    rates: Mapping[str, Mapping[str, Any]]
+    bottleneck: str
+    text: tuple[str, ...] = ()
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def status(self) -> str:
+        """`done`, `partial` (some slides failed) or `failed` (all did)."""
+        if not self.failed:
+            return "done"
+        return "partial" if len(self.failed) < self.found else "failed"
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """0 where every slide is done, else 3."""
+        return ExitCode.SOME_FAILED if self.failed else ExitCode.DONE
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object that `--json` prints."""
+        return {
+            "status": self.status,
+            "slides": {
+                "found": self.found,
+                "done": len(self.done),
+                "failed": len(self.failed),
+                "skipped": len(self.skipped),
+            },
+            "failed": [asdict(failure) for failure in self.failed],
+            "outputs": list(self.outputs),
+            "warnings": list(self.warnings),
+            "rates": dict(self.rates),
+            "bottleneck": self.bottleneck,
+            **self.more,
+        }
+
+    def lines(self) -> list[str]:
+        """Return what people read: counts, then failures with their mend, then the rest."""
+        counts = f"{self.found} slides: {len(self.done)} done, {len(self.skipped)} were done, {len(self.failed)} failed"
+        failed = [f"  failed  {f.slide}: {f.cause}. {f.mend}".rstrip() for f in self.failed]
+        pace = [self.bottleneck] if self.done else []
+        return [counts, *failed, *(f"  note    {text}" for text in self.warnings), *pace, *self.text]
+
+
+@dataclass(frozen=True)
+class Said:
+    """The result of a smaller verb.
+
+    Attributes:
+        text: lines for people.
+        data: the object that `--json` prints.
+        exit_code: what the shell is told.
+    """
+
+    text: tuple[str, ...]
+    data: Mapping[str, Any]
+    exit_code: ExitCode = ExitCode.DONE
+
+    def lines(self) -> list[str]:
+        """Return what people read."""
+        return list(self.text)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object that `--json` prints."""
+        return dict(self.data)

@@ -1,0 +1,112 @@
+"""Progress on stderr: a bar where there is a terminal, a line a minute where there is none."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+_LINE_EVERY = 60.0  # seconds
+
+
+class Progress(Protocol):
+    """What a stage tells of how far it is."""
+
+    def total(self, total: int) -> None:
+        """Say how much there is to do; may grow."""
+
+    def advance(self, steps: int = 1, note: str | None = None) -> None:
+        """Say that `steps` more are done; `note` says what limits the pace."""
+
+
+class Quiet:
+    """Says nothing."""
+
+    def total(self, total: int) -> None:
+        """Take the total and say nothing."""
+
+    def advance(self, steps: int = 1, note: str | None = None) -> None:
+        """Take the steps and say nothing."""
+
+
+class Lines:
+    """One line a minute, for logs of batch systems."""
+
+    def __init__(self, what: str, unit: str) -> None:
+        self._what, self._unit = what, unit
+        self._began = self._spoke = time.monotonic()
+        self._total = self._done = 0
+
+    def total(self, total: int) -> None:
+        """Say how much there is to do."""
+        self._total = total
+
+    def advance(self, steps: int = 1, note: str | None = None) -> None:
+        """Count, and speak once a minute."""
+        self._done += steps
+        now = time.monotonic()
+        if now - self._spoke >= _LINE_EVERY:
+            self._spoke = now
+            rate = self._done / max(now - self._began, 1e-9)
+            left = (self._total - self._done) / rate if rate else 0
+            tail = f" · {note}" if note else ""
+            print(
+                f"{self._what}: {self._done} of {self._total} {self._unit}, {rate:.1f}/s, "
+                f"about {left / 60:.0f} min left{tail}",
+                file=sys.stderr,
+                flush=True,
+            )
+
+
+@contextmanager
+def progress(what: str, unit: str, *, quiet: bool = False) -> Iterator[Progress]:
+    """Show how far a stage is, on stderr."""
+    if quiet:
+        yield Quiet()
+    elif sys.stderr.isatty():
+        with _bar(what, unit) as bar:
+            yield bar
+    else:
+        yield Lines(what, unit)
+
+
+@contextmanager
+def _bar(what: str, unit: str) -> Iterator[Progress]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+    from rich.progress import (
+        Progress as RichProgress,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit + " {task.fields[rate]}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with RichProgress(*columns, console=Console(stderr=True)) as rich:
+        yield _Bar(rich, rich.add_task(what, total=None, note="", rate=""))
+
+
+class _Bar:
+    def __init__(self, rich: object, task: object) -> None:
+        self._rich, self._task = rich, task
+        self._began, self._done = time.monotonic(), 0
+
+    def total(self, total: int) -> None:
+        self._rich.update(self._task, total=total)  # type: ignore[attr-defined]
+
+    def advance(self, steps: int = 1, note: str | None = None) -> None:
+        self._done += steps
+        rate = f"{self._done / max(time.monotonic() - self._began, 1e-9):.1f}/s"
+        fields = {"rate": rate} if note is None else {"rate": rate, "note": note}
+        self._rich.update(self._task, advance=steps, **fields)  # type: ignore[attr-defined]

@@ -1,0 +1,218 @@
+"""One slide on its way from file to feature file: prepared, filled batch by batch, finished."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import stain
+import wsi
+
+from .config import ExtractSettings
+from .features import coords_attributes, coords_bytes, feature_bytes
+from .files import write_bytes
+from .jobfolder import JobFolder, Tiling
+from .manifest import SlideEntry
+from .provenance import FileState
+from .records import finish
+
+_STAIN_PIXELS = 20_000
+_STAIN_TILES = 24
+
+
+@dataclass
+class SlideWork:
+    """One slide in the making.
+
+    Attributes:
+        entry: the slide of the manifest.
+        slide: its open file.
+        grid: its tiles.
+        tissue: what is tissue on it.
+        stain: parameters of this slide, None where pixels are left alone.
+        parts: everything that determines the feature file, for its record.
+        state: size, time and inode of the file when it was opened.
+        features: (N, D), filled row by row; None until the first batch.
+        done: (N,) rows that are encoded.
+        missing: row → cause, of tiles that could not be read.
+    """
+
+    entry: SlideEntry
+    slide: wsi.Slide
+    grid: wsi.TileGrid
+    tissue: wsi.Tissue
+    stain: stain.StainParams | None
+    parts: Mapping[str, Any]
+    state: FileState
+    features: NDArray[Any] | None = None
+    done: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
+    missing: dict[int, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Start with no row encoded."""
+        self.done = np.zeros(len(self.grid.xy), bool)
+
+    @property
+    def complete(self) -> bool:
+        """Tell whether every tile is encoded or known to be missing."""
+        return int(self.done.sum()) + len(self.missing) == len(self.done)
+
+    def put(self, rows: NDArray[np.int64], values: NDArray[Any], dtype: str) -> None:
+        """Keep the features (B, D) of some rows."""
+        if self.features is None:
+            self.features = np.zeros((len(self.done), values.shape[1]), dtype)
+        with np.errstate(over="ignore"):  # an overflow becomes inf, which finishing the slide refuses
+            self.features[rows] = values
+        self.done[rows] = True
+
+
+def prepare(
+    entry: SlideEntry, job: JobFolder, tiling: Tiling, settings: ExtractSettings, parts: Mapping[str, Any]
+) -> SlideWork:
+    """Open a slide, find its tissue, lay the grid, fit its stain, and write the pictures of it.
+
+    Raises:
+        wsi.SlideError: the slide cannot be used; says why and what helps.
+    """
+    from . import pictures
+
+    state = _look(entry)
+    slide = wsi.open_slide(entry.path, slide_mpp=settings.slide_mpp, manifest_mpp=entry.mpp)
+    try:
+        tissue = wsi.find_tissue(slide)
+        write_bytes(job.thumbnail(entry.slide_id), pictures.thumbnail_jpeg(tissue))
+        write_bytes(job.contour(entry.slide_id), pictures.contour_jpeg(tissue))
+        outline = json.dumps(tissue.to_geojson(), separators=(",", ":"))
+        write_bytes(job.contour_geojson(entry.slide_id), outline.encode())
+        spec = wsi.TileSpec(size=settings.tile, mpp=settings.mpp, overlap=settings.overlap)
+        grid = wsi.tile_grid(
+            slide,
+            tissue,
+            spec,
+            min_tissue=settings.min_tissue,
+            allow_upsampling=settings.allow_upsampling,
+        )
+        write_bytes(tiling.picture(entry.slide_id), pictures.grid_jpeg(tissue, grid))
+        params = None if settings.stain == "none" else fit_stain(slide, grid, settings.stain)
+    except BaseException:
+        slide.close()
+        raise
+    return SlideWork(entry, slide, grid, tissue, params, parts, state)
+
+
+def fit_stain(slide: wsi.Slide, grid: wsi.TileGrid, method: str) -> stain.StainParams:
+    """Fit a normalizer on pixels pooled from tiles all over the slide (at most 20,000)."""
+    rows = np.unique(np.linspace(0, max(len(grid.xy) - 1, 0), _STAIN_TILES).astype(int))
+    each = max(1, _STAIN_PIXELS // max(len(rows), 1))
+    rng = np.random.default_rng(0)
+    pooled = []
+    for row in rows[: len(grid.xy)]:
+        try:
+            pixels = wsi.read_tile(slide, grid, int(row)).reshape(-1, 3)
+        except wsi.TileReadError:
+            continue  # the stream meets this tile again, and records it as missing
+        pooled.append(pixels[rng.choice(len(pixels), min(each, len(pixels)), replace=False)])
+    return stain.fit(method, np.concatenate(pooled) if pooled else np.zeros((0, 3), np.uint8))
+
+
+def finish_slide(
+    work: SlideWork,
+    job: JobFolder,
+    tiling: Tiling,
+    settings: ExtractSettings,
+    passport: Mapping[str, Any],
+    dim: int,
+) -> dict[str, Any]:
+    """Check a complete slide, write its coordinates and features, and return its facts.
+
+    Raises:
+        wsi.SlideError: too many tiles are missing, a feature is no number, or the file changed meanwhile.
+    """
+    name = work.entry.slide_id
+    _check_missing(work, settings)
+    if _look(work.entry) != work.state:
+        raise wsi.SlideError(
+            name, "the file changed while it was read", "Run again when it has been copied whole."
+        )
+    kept = np.flatnonzero(work.done)
+    values = np.zeros((0, dim), settings.dtype) if work.features is None else work.features[kept]
+    _check_finite(name, values, work.grid.xy[kept])
+    attributes = coords_attributes(name, work.grid)
+    facts = slide_facts(work)
+    finish(job, tiling.patches(name), coords_bytes(attributes, work.grid.xy), _without_encoder(work.parts))
+    missing = [(*map(int, work.grid.xy[row]), cause) for row, cause in sorted(work.missing.items())]
+    data = feature_bytes(attributes, work.grid.xy[kept], values, missing, passport, _more(work))
+    finish(job, tiling.features(passport_name(passport), name), data, work.parts, facts)
+    return facts
+
+
+def passport_name(passport: Mapping[str, Any]) -> str:
+    """Return the encoder's name as it stands in folder names: no slash, no colon."""
+    return "".join(sign if sign.isalnum() or sign in "._-" else "_" for sign in str(passport["id"]))
+
+
+def slide_facts(work: SlideWork) -> dict[str, Any]:
+    """Return what `slides.csv` says of a slide."""
+    warnings = [text for text in (work.tissue.reason, work.grid.reason) if text]
+    if work.stain is not None and work.stain.status != "ok":
+        warnings.append(f"stain: {work.stain.status}")
+    return {
+        "reader": work.slide.reader,
+        "width": work.grid.slide_size[0],
+        "height": work.grid.slide_size[1],
+        "mpp_x": work.grid.mpp.x,
+        "mpp_y": work.grid.mpp.y,
+        "mpp_source": work.grid.mpp.source,
+        "tissue_share": round(float(work.tissue.share), 6),
+        "n_tiles": int(work.done.sum()),
+        "n_missing": len(work.missing),
+        "warning": "; ".join(dict.fromkeys(warnings)),
+    }
+
+
+def _more(work: SlideWork) -> dict[str, Any]:
+    more: dict[str, Any] = {"slide_sha256": work.parts["slide"], "reader": work.slide.reader}
+    if work.stain is not None:
+        more["stain_params"] = work.stain.to_json()
+    reason = work.grid.reason or work.tissue.reason
+    return {**more, "reason": reason} if reason else more
+
+
+def _look(entry: SlideEntry) -> FileState:
+    try:
+        return FileState.of(entry.path)
+    except OSError as error:
+        raise wsi.UnreadableSlideError(
+            entry.path.name, f"cannot be read ({error.strerror})", "Check the path and its rights."
+        ) from error
+
+
+def _without_encoder(parts: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in parts.items() if name != "encoder"}
+
+
+def _check_missing(work: SlideWork, settings: ExtractSettings) -> None:
+    bad, total = len(work.missing), len(work.done)
+    if bad > settings.max_bad_tiles * total:
+        cause = next(iter(work.missing.values()))
+        raise wsi.SlideError(
+            work.entry.slide_id,
+            f"{bad} of {total} tiles could not be read, e.g. {cause}",
+            f"Copy the slide anew, or accept it with --max-bad-tiles {min(1.0, bad / total + 0.005):.2f}.",
+        )
+
+
+def _check_finite(name: str, values: NDArray[Any], xy: NDArray[np.int64]) -> None:
+    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    if len(bad):
+        x, y = xy[bad[0]]
+        raise wsi.SlideError(
+            name,
+            f"the encoder gave values that are no finite {values.dtype} for {len(bad)} tiles, the first at ({x}, {y})",
+            "Try --set dtype=float32; if it stays, the weights are damaged: check them.",
+        )

@@ -1,0 +1,372 @@
+"""One plain function per verb: files in → files out, and a result that can be printed."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import tables_of_job as tables
+from .config import ExtractSettings, LearnSettings, Settings, as_yaml
+from .errors import UsageError
+from .files import write_bytes, write_text
+from .jobfolder import JobFolder, Tiling, tiling_name
+from .labels import Labels, labels_from_manifest, read_labels
+from .manifest import Manifest, SlideEntry, find_slides
+from .outcome import Outcome, Said
+from .progress import progress
+from .provenance import Run
+
+if TYPE_CHECKING:
+    from .learn import Sides
+    from .predictions import NamedModel
+
+
+def extract(
+    slides: Sequence[Path],
+    out: Path,
+    settings: Settings,
+    *,
+    limit: int | None = None,
+    force: bool = False,
+    offline: bool = False,
+    quiet: bool = False,
+) -> Outcome:
+    """Slides → features. Resumes: slides finished by the same settings are skipped.
+
+    Raises:
+        NothingMatchedError: no slide was found.
+        mil.WeightsError: the encoder has no weights.
+        EnvironmentFault: the job folder cannot be written.
+    """
+    job = JobFolder(out)
+    found = find_slides(slides)
+    if limit is not None:
+        found = replace(found, entries=found.entries[:limit])
+    encoder = _encoder(settings.extract, offline)
+    mine, everything = tables.join(job, found)
+    tables.write_manifest(job, everything)
+    write_text(job.settings, as_yaml(settings))
+    run = Run(job, "extract", {"slides": [path.name for path in slides], **dataclasses.asdict(settings)})
+    return _extract(job, run, mine, everything, settings.extract, encoder, force=force, quiet=quiet)
+
+
+def train(
+    out: Path,
+    labels: Path,
+    settings: Settings,
+    *,
+    name: str | None = None,
+    target: str = "label",
+    features: str | None = None,
+    force: bool = False,
+    quiet: bool = False,
+) -> Said:
+    """Features and labels → model, its score on held-out patients, and predictions for every slide.
+
+    Raises:
+        NothingMatchedError: no label belongs to a slide.
+        mil.TrainingDataError: one class only, too few patients, a patient in two folds.
+    """
+    job = JobFolder(out)
+    manifest = tables.read_manifest(job)
+    table = read_labels(labels, manifest.entries, column=target)
+    return _learn(
+        job, manifest, table, settings.train, name=name, features=features, force=force, quiet=quiet
+    )
+
+
+def predict(out: Path, model: str) -> Said:
+    """Model and features → prediction tables.
+
+    Raises:
+        CheckFailedError: the features were made differently from those the model was trained on.
+    """
+    from . import predictions
+    from .feature_sets import choose_folder, load_features
+
+    job = JobFolder(out)
+    manifest = tables.read_manifest(job)
+    named = predictions.find_model(job, model)
+    folder = choose_folder(job, None, named.model.config.get("encoder"))
+    loaded = load_features(job, folder, [entry.slide_id for entry in manifest.entries])
+    predictions.check_fits(named, loaded)
+    before = {row["slide_id"]: row for row in predictions.read_predictions(job, named.name)}
+    rows, fresh = predictions.predict(
+        job,
+        named,
+        loaded,
+        manifest.entries,
+        labels=_column(before, "label"),
+        cases=_column(before, "case_id"),
+        sides=_column(before, "split"),
+    )
+    where = job.predictions(named.name) / "slides.csv"
+    verb = "predicted" if fresh else "nothing new:"
+    return Said(
+        (f"{verb} {len(rows)} slides with {named.name} → {where}",),
+        {
+            "status": "done",
+            "model": named.name,
+            "slides": len(rows),
+            "new": fresh,
+            "outputs": [_in(job, where)],
+        },
+    )
+
+
+def heatmap(
+    out: Path,
+    model: str,
+    *,
+    method: str = "attention",
+    slides: Sequence[str] = (),
+    limit: int | None = None,
+    force: bool = False,
+    quiet: bool = False,
+) -> Said:
+    """Model and features → pictures and data of where the model looks.
+
+    Raises:
+        UsageError: there is no such method or slide.
+    """
+    from . import predictions
+    from .explaining import draw_heatmaps
+    from .feature_sets import choose_folder, load_features
+
+    job = JobFolder(out)
+    entries = _chosen(tables.read_manifest(job).entries, slides)[:limit]
+    named = predictions.find_model(job, model)
+    folder = choose_folder(job, None, named.model.config.get("encoder"))
+    loaded = load_features(job, folder, [entry.slide_id for entry in entries])
+    predictions.check_fits(named, loaded)
+    with progress("heatmaps", "slides", quiet=quiet) as bar:
+        done = draw_heatmaps(job, named, loaded, entries, method, bar, force=force)
+    where = job.heatmaps(named.name)
+    lines = [f"{len(done.drawn)} heatmaps drawn, {len(done.skipped)} were there already → {where}"]
+    return Said(
+        (*lines, *done.warnings),
+        {
+            "status": "done",
+            "model": named.name,
+            "method": method,
+            "drawn": len(done.drawn),
+            "skipped": len(done.skipped),
+            "outputs": [_in(job, where / f"{name}.png") for name in done.drawn],
+            "warnings": done.warnings,
+        },
+    )
+
+
+def report(out: Path) -> Said:
+    """Job → one HTML file.
+
+    Raises:
+        UsageError: the folder is no job.
+    """
+    from .report import render
+
+    job = JobFolder(out)
+    tables.read_manifest(job)
+    write_bytes(job.report, render(job.root))
+    return Said((f"report: {job.report}",), {"status": "done", "report": str(job.report)})
+
+
+def run(
+    slides: Sequence[Path],
+    out: Path,
+    settings: Settings,
+    *,
+    labels: Path | None = None,
+    model: str | None = None,
+    name: str | None = None,
+    target: str = "label",
+    limit: int | None = None,
+    force: bool = False,
+    offline: bool = False,
+    quiet: bool = False,
+) -> Outcome:
+    """Everything: features, then training (with labels) or prediction (with a model), heatmaps, report.
+
+    Raises:
+        UsageError: labels and a model at once; labels that do not fit.
+    """
+    if labels is not None and model is not None:
+        raise UsageError("--labels trains a model, --model uses one: give one of the two.")
+    job = JobFolder(out)
+    if labels is not None:  # a table that does not fit is said before days of extraction, not after
+        read_labels(labels, find_slides(slides).entries, column=target)
+    outcome = extract(slides, out, settings, limit=limit, force=force, offline=offline, quiet=quiet)
+    manifest = tables.read_manifest(job)
+    steps: list[Said] = []
+    if labels is not None:
+        table = read_labels(labels, manifest.entries, column=target)
+        steps.append(_learn(job, manifest, table, settings.train, name=name, force=force, quiet=quiet))
+        model = str(steps[-1].data["model"])
+    elif model is not None:
+        steps.append(predict(out, model))
+        model = str(steps[-1].data["model"]) if job.model(model).is_dir() else model
+    if model is not None:
+        steps.append(heatmap(out, model, force=force, quiet=quiet))
+    steps.append(report(out))
+    return _whole(outcome, steps, trained=model is not None)
+
+
+def status(out: Path) -> Said:
+    """How far each slide of a job is, with the cause where one failed."""
+    from .status import describe
+
+    job = JobFolder(out)
+    return describe(job, tables.read_manifest(job), tables.read_slides(job))
+
+
+def tiling_of(job: JobFolder, settings: ExtractSettings) -> Tiling:
+    """Return the folder of the tiles that these settings make."""
+    return job.tiling(tiling_name(settings.tile, settings.mpp, settings.overlap))
+
+
+def _extract(
+    job: JobFolder,
+    run: Run,
+    mine: Manifest,
+    everything: Manifest,
+    settings: ExtractSettings,
+    encoder: Any,
+    *,
+    force: bool,
+    quiet: bool,
+) -> Outcome:
+    from .extract import Extraction
+    from .extract import extract as extract_all
+
+    run.notes += mine.notes
+    ended = "stopped"
+    with progress("features", "tiles", quiet=quiet) as bar:
+        work = Extraction(job, settings, encoder, run, bar, force=force)
+        try:
+            outcome = extract_all(work, mine)
+            ended = outcome.status
+        finally:
+            tables.write_slides(job, everything, work.facts, work.failures)
+            run.finish(ended, slides_done=len(work.fresh), slides_skipped=len(work.skipped))
+    run_facts = {**outcome.to_json(), "outputs": len(outcome.outputs)}
+    run.finish(outcome.status, outcome=run_facts, bottleneck=outcome.bottleneck)
+    return replace(outcome, warnings=(*mine.notes, *outcome.warnings))
+
+
+def _learn(
+    job: JobFolder,
+    manifest: Manifest,
+    labels: Labels,
+    settings: LearnSettings,
+    *,
+    name: str | None = None,
+    features: str | None = None,
+    force: bool = False,
+    quiet: bool = False,
+) -> Said:
+    from . import learn, predictions
+    from .feature_sets import choose_folder, load_features
+
+    folder = choose_folder(job, features or _features_of_settings(job))
+    loaded = load_features(job, folder, [entry.slide_id for entry in manifest.entries])
+    name = name or settings.head
+    run = Run(
+        job, "train", {"model": name, "features": folder, **dataclasses.asdict(settings)}, list(labels.notes)
+    )
+    with progress("training", "epochs", quiet=quiet) as bar:
+        sides, fresh = learn.train(job, name, loaded, labels, settings, bar, force=force)
+    named: NamedModel = predictions.find_model(job, name)
+    predictions.predict(
+        job, named, loaded, manifest.entries, labels=labels.label, cases=labels.case, sides=sides.side_of()
+    )
+    run.finish("done", trained=fresh)
+    return _learned(job, named, sides, fresh, labels.notes)
+
+
+def _learned(job: JobFolder, named: NamedModel, sides: Sides, fresh: bool, notes: Sequence[str]) -> Said:
+    import json
+
+    metrics = json.loads((named.folder / "metrics.json").read_text(encoding="utf-8"))
+    test = metrics.get("test")
+    verb = "trained" if fresh else "nothing new:"
+    lines = [f"{verb} {named.name} on {len(sides.split.train)} slides → {named.folder}"]
+    if test:
+        low, high = test["auc_interval"]
+        lines.append(
+            f"held out: AUC {_number(test['auc'])} ({_number(low)} to {_number(high)}), balanced accuracy "
+            f"{_number(test['balanced_accuracy'])}, {test['n']} slides of {test['n_patients']} patients"
+        )
+    data: Mapping[str, Any] = {
+        "status": "done",
+        "model": named.name,
+        "new": fresh,
+        "metrics": {key: test[key] for key in ("n", "n_patients", "auc", "auc_interval")} if test else None,
+        "outputs": [_in(job, named.folder), _in(job, job.predictions(named.name))],
+        "warnings": list(notes),
+    }
+    return Said((*lines, *notes), data)
+
+
+def _whole(outcome: Outcome, steps: Sequence[Said], *, trained: bool) -> Outcome:
+    lines = [line for step in steps for line in step.text]
+    warnings = [text for step in steps for text in step.data.get("warnings", ())]
+    if not trained:
+        lines.insert(0, "features only: give --labels to train a model, or --model to predict with one")
+    more = {
+        key: step.data[key] for step in steps for key in ("model", "metrics", "report") if key in step.data
+    }
+    outputs = [text for step in steps for text in step.data.get("outputs", ())]
+    return replace(
+        outcome,
+        outputs=(*outcome.outputs, *outputs),
+        warnings=tuple(dict.fromkeys((*outcome.warnings, *warnings))),
+        text=(*outcome.text, *lines),
+        more=more,
+    )
+
+
+def _encoder(settings: ExtractSettings, offline: bool) -> Any:
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    import mil
+
+    return mil.create_encoder(
+        settings.encoder, weights=settings.weights, device=settings.device, batch_size=settings.batch_size
+    )
+
+
+def _features_of_settings(job: JobFolder) -> str | None:
+    """Return the feature folder of the job's last extraction, where it is one of several."""
+    from .config import load_settings
+    from .feature_sets import feature_folders
+
+    folders = feature_folders(job)
+    if len(folders) < 2 or not job.settings.is_file():
+        return None
+    s = load_settings(job.settings).extract
+    wanted = f"{tiling_of(job, s).root.name}/features_{s.encoder}"
+    return wanted if wanted in folders else None
+
+
+def _chosen(entries: Sequence[SlideEntry], wanted: Sequence[str]) -> Sequence[SlideEntry]:
+    known = {entry.slide_id: entry for entry in entries}
+    strangers = [name for name in wanted if name not in known]
+    if strangers:
+        raise UsageError(f"--slide {strangers[0]}: no such slide; the job has {', '.join(list(known)[:5])} …")
+    return [known[name] for name in wanted] if wanted else list(entries)
+
+
+def _column(rows: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, str]:
+    return {slide: str(row[name]) for slide, row in rows.items() if row.get(name)}
+
+
+def _in(job: JobFolder, path: Path) -> str:
+    return Path(os.path.relpath(path, job.root)).as_posix()
+
+
+def _number(value: float | None) -> str:
+    return "not defined" if value is None else f"{value:.3f}"

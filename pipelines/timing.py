@@ -1,0 +1,66 @@
+"""Rates and waits of the stages of a run, and the sentence that names the bottleneck."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+_WAIT_THAT_MATTERS = 0.05
+
+
+@dataclass
+class StageClock:
+    """Measures one stage that works batch by batch.
+
+    Attributes:
+        tiles: tiles that went through.
+        seconds: duration of each batch.
+    """
+
+    tiles: int = 0
+    seconds: list[float] = field(default_factory=list)
+
+    @contextmanager
+    def of(self, tiles: int) -> Iterator[None]:
+        """Time one batch of `tiles`."""
+        began = time.perf_counter()
+        yield
+        self.seconds.append(time.perf_counter() - began)
+        self.tiles += tiles
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return λ (tiles per second while busy), W (s per batch) and L, the tiles in the stage while busy."""
+        took = np.asarray(self.seconds or [0.0])
+        busy = float(took.sum())
+        rate = self.tiles / busy if busy else 0.0
+        return {
+            "lambda": round(rate, 3),
+            "W_mean": round(float(took.mean()), 6),
+            "W_p99": round(float(np.quantile(took, 0.99)), 6),
+            "L": round(rate * float(took.mean()), 3),
+            "wait": 0.0,
+            "tiles": self.tiles,
+            "busy": round(busy, 3),
+        }
+
+
+def bottleneck(rates: Mapping[str, Mapping[str, Any]], *, workers: int) -> str:
+    """Say in one sentence what limited the run.
+
+    The consumer (stain and encoder) either waits for tiles or it does not: its share of waiting decides.
+    """
+    read = rates.get("read", {})
+    if not read.get("tiles"):
+        return "nothing was read"
+    wait = float(read.get("wait") or 0.0)
+    if wait > _WAIT_THAT_MATTERS:
+        capped = f", the queue is capped by {read['capped_by']}" if read.get("capped_by") else ""
+        return f"reader-bound: the encoder waits {wait:.0%} of the time for {workers} reading threads{capped}"
+    stages = {name: float(rates[name]["busy"]) for name in ("stain", "encode") if name in rates}
+    slowest = max(stages, key=lambda name: stages[name], default="encode")
+    return f"{'encoder' if slowest == 'encode' else slowest}-bound: it waits {wait:.0%} of the time for tiles"
