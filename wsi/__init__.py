@@ -1,0 +1,91 @@
+"""Slide file → tissue → grid → tiles. Needs numpy, no torch; nothing heavy is loaded before it is used."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from wsi.cores import available_cores
+    from wsi.errors import (
+        GridError,
+        ImplausibleMppError,
+        MissingMppError,
+        MppError,
+        NotBrightfieldError,
+        SlideError,
+        TileReadError,
+        TooCoarseError,
+        UnreadableSlideError,
+    )
+    from wsi.grid import TileGrid, TileSpec, tile_grid
+    from wsi.prefetch import StreamRecord, TileBatch, TileStream, stream
+    from wsi.readers.memory import MemorySlide
+    from wsi.slide import Level, Mpp, Slide, is_slide_file, open_slide
+    from wsi.tiles import read_tile
+    from wsi.tissue import Tissue, TissueSettings, find_tissue
+
+_HOME = {
+    "cores": ("available_cores",),
+    "errors": (
+        "GridError",
+        "ImplausibleMppError",
+        "MissingMppError",
+        "MppError",
+        "NotBrightfieldError",
+        "SlideError",
+        "TileReadError",
+        "TooCoarseError",
+        "UnreadableSlideError",
+    ),
+    "grid": ("TileGrid", "TileSpec", "tile_grid"),
+    "prefetch": ("StreamRecord", "TileBatch", "TileStream", "stream"),
+    "readers.memory": ("MemorySlide",),
+    "slide": ("Level", "Mpp", "Slide", "is_slide_file", "open_slide"),
+    "tiles": ("read_tile",),
+    "tissue": ("Tissue", "TissueSettings", "find_tissue"),
+}
+_WHERE = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = [
+    "GridError",
+    "ImplausibleMppError",
+    "Level",
+    "MemorySlide",
+    "MissingMppError",
+    "Mpp",
+    "MppError",
+    "NotBrightfieldError",
+    "Slide",
+    "SlideError",
+    "StreamRecord",
+    "TileBatch",
+    "TileGrid",
+    "TileReadError",
+    "TileSpec",
+    "TileStream",
+    "Tissue",
+    "TissueSettings",
+    "TooCoarseError",
+    "UnreadableSlideError",
+    "available_cores",
+    "find_tissue",
+    "is_slide_file",
+    "open_slide",
+    "read_tile",
+    "stream",
+    "tile_grid",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use."""
+    if name not in _WHERE:
+        raise AttributeError(f"module 'wsi' has no attribute {name!r}")
+    value = getattr(import_module(f"wsi.{_WHERE[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,46 @@
+"""How many cores this process may use: not how many the machine has."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def available_cores(*, cgroup: Path = _CGROUP) -> int:
+    """Return the number of cores for reading: at least 1.
+
+    The least of the affinity mask, the cgroup's quota (versions 1 and 2) and `SLURM_CPUS_PER_TASK`.
+    """
+    limits = [_affinity()]
+    quota = _quota(cgroup)
+    if quota is not None:
+        limits.append(max(1, math.floor(quota + 0.01)))
+    slurm = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    if slurm.isdigit() and int(slurm) > 0:
+        limits.append(int(slurm))
+    return min(limits)
+
+
+def _affinity() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _quota(cgroup: Path) -> float | None:
+    """Return the quota in cores, None where there is none."""
+    try:
+        quota, period = (cgroup / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            quota = (cgroup / "cpu" / "cpu.cfs_quota_us").read_text().strip()
+            period = (cgroup / "cpu" / "cpu.cfs_period_us").read_text().strip()
+        except OSError:
+            return None
+    try:
+        return int(quota) / int(period) if int(quota) > 0 and int(period) > 0 else None
+    except ValueError:
+        return None  # "max": no quota

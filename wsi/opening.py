@@ -1,0 +1,229 @@
+"""Which reader opens a file: a look at what it is, then the readers in turn."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+from wsi.errors import NotBrightfieldError, SlideError, TileReadError, UnreadableSlideError, printable
+from wsi.jpeg_header import read_header
+from wsi.slide import Slide
+from wsi.tiff_directory import COMPRESSION, JPEG_TABLES, PHOTOMETRIC, Directory, TiffFile, TiffProblemError
+
+SUFFIXES = frozenset(
+    ".svs .svslide .tif .tiff .ndpi .ndpis .scn .mrxs .bif .vms .vmu .dcm .qptiff .btf .ptif .czi .avs .isyntax".split()
+)
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_COPY = "Copy or download it again."
+_JPEG, _RGB, _YCBCR = 7, 2, 6
+_GREY = {0, 1}
+
+Open = Callable[..., Slide]
+
+
+def open_path(path: Path, *, slide_mpp: float | None, manifest_mpp: float | None) -> Slide:
+    """Open a slide; see `wsi.slide.open_slide`."""
+    head = _head_of_regular_file(path)
+    failures: list[SlideError] = []
+    for reader in _readers(path, head):
+        try:
+            slide = reader(path, slide_mpp=slide_mpp, manifest_mpp=manifest_mpp)
+        except NotBrightfieldError:
+            raise
+        except SlideError as error:
+            failures.append(error)
+            continue
+        try:
+            _probe(slide)
+        except SlideError as error:
+            slide.close()
+            failures.append(error)
+        else:
+            return slide
+    if head.startswith(_TIFF) and not any(isinstance(f, TileReadError) for f in failures):
+        return _last_resort(path, head, failures, slide_mpp=slide_mpp, manifest_mpp=manifest_mpp)
+    raise _no_reader(path, head, failures)
+
+
+def _last_resort(
+    path: Path, head: bytes, failures: list[SlideError], *, slide_mpp: float | None, manifest_mpp: float | None
+) -> Slide:
+    """Ask tiffslide, which takes more kinds, only where no other reader knows the kind.
+
+    Never after a failed read: it would show a damaged tile without a word.
+    """
+    from wsi.readers.tiffslide import TiffslideSlide
+
+    try:
+        return TiffslideSlide(path, slide_mpp=slide_mpp, manifest_mpp=manifest_mpp)
+    except SlideError as error:
+        failures.append(error)
+    raise _no_reader(path, head, failures)
+
+
+def _head_of_regular_file(path: Path) -> bytes:
+    """Return the first bytes of a regular file; pipes and devices are never opened, for they may never answer."""
+    try:
+        mode = os.stat(path).st_mode  # noqa: PTH116
+        if stat.S_ISDIR(mode):
+            raise UnreadableSlideError(path.name, "this is a folder, not a slide file", "Name the files in it.")
+        if not stat.S_ISREG(mode):
+            raise UnreadableSlideError(path.name, "this is no regular file (a pipe or a device)", "Name a slide file.")
+        with path.open("rb") as file:
+            head = file.read(4096)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        mend = "Check the path." if isinstance(error, FileNotFoundError) else "Check the path and your permissions."
+        raise UnreadableSlideError(path.name, f"the file cannot be opened ({reason})", mend) from error
+    if not head:
+        raise UnreadableSlideError(path.name, "the file is empty (0 bytes)", _COPY)
+    return head
+
+
+def _readers(path: Path, head: bytes) -> list[Open]:
+    """Return the readers to be tried, best first.
+
+    Raises:
+        UnreadableSlideError: the file is of no kind that any reader takes, or its TIFF directories are broken.
+        NotBrightfieldError: its channels are not red, green and blue.
+    """
+    if head.startswith(_TIFF):
+        return _tiff_readers(path)
+    from wsi.readers.openslide import OpenSlideSlide
+
+    data = path.with_suffix("")
+    if path.suffix.lower() == ".mrxs" and not data.is_dir():
+        mend = f"Put the folder {data.name} beside it."
+        raise UnreadableSlideError(path.name, f"the folder {data.name} that holds a MIRAX slide's data is missing", mend)
+    what = _kind_of(head)
+    if what is not None and path.suffix.lower() != ".mrxs":  # a MIRAX slide is a small JPEG beside its folder
+        raise UnreadableSlideError(path.name, f"this is {what}, not a slide", _COPY)
+    return [OpenSlideSlide]
+
+
+def _tiff_readers(path: Path) -> list[Open]:
+    try:
+        with TiffFile(path) as tiff:
+            return _choose_tiff_readers(path, tiff)
+    except TiffProblemError as error:
+        raise UnreadableSlideError(path.name, f"this TIFF is damaged: {error}", _COPY) from None
+    except OSError as error:
+        raise UnreadableSlideError(path.name, f"the file cannot be read ({error.strerror})", _COPY) from error
+
+
+def _choose_tiff_readers(path: Path, tiff: TiffFile) -> list[Open]:
+    from wsi.readers.openslide import OpenSlideSlide
+    from wsi.readers.tiff import TiffSlide
+
+    _check_channels(path, tiff)
+    first = tiff.directories[0]
+    if any(sign in first.description for sign in ("<!DOCTYPE", "<!ENTITY")):
+        raise UnreadableSlideError(path.name, "its XML description defines entities, which no scanner writes")
+    if "<OME" in first.description[:4096] or first.children:
+        return [TiffSlide, OpenSlideSlide]
+    if _colours_contradict(path, _largest(tiff)):
+        return [TiffSlide]  # OpenSlide believes the tag; the decoder needs what the stream says
+    return [OpenSlideSlide, TiffSlide]
+
+
+def _largest(tiff: TiffFile) -> Directory:
+    return max(tiff.every(), key=lambda d: d.width * d.height)
+
+
+def _check_channels(path: Path, tiff: TiffFile) -> None:
+    """Refuse what holds no red, green and blue: masks, fluorescence, multispectral pictures."""
+    largest = _largest(tiff)
+    if largest.samples == 1 and largest.number(PHOTOMETRIC, 1) in _GREY:
+        planes = sum((d.width, d.height, d.samples) == (largest.width, largest.height, 1) for d in tiff.every())
+        what = f"{planes} separate grey channels: a fluorescence or multispectral picture"
+        if planes == 1:
+            what = "one grey channel: a label mask or a fluorescence picture"
+        raise NotBrightfieldError(path.name, f"it holds {what}, not a stained slide", _brightfield_mend())
+    if largest.samples == 2 or largest.samples > 4:
+        what = f"it holds {largest.samples} channels per pixel, not red, green and blue"
+        raise NotBrightfieldError(path.name, what, _brightfield_mend())
+
+
+def _brightfield_mend() -> str:
+    return "Leave it out: only stained slides scanned under white light can be used."
+
+
+def _colours_contradict(path: Path, directory: Directory) -> bool:
+    """Say whether the first JPEG tile names other colours than the TIFF tag does."""
+    if directory.number(COMPRESSION, 1) != _JPEG:
+        return False
+    offsets, counts = directory.places
+    full = counts.nonzero()[0]
+    if not len(full):
+        return False
+    with path.open("rb") as file:
+        file.seek(int(offsets[full[0]]))
+        colour = read_header(file.read(min(int(counts[full[0]]), 65536))).colour
+    tag = directory.number(PHOTOMETRIC, _RGB)
+    return (colour == "ycbcr" and tag == _RGB) or (colour == "rgb" and tag == _YCBCR)
+
+
+def _probe(slide: Slide) -> None:
+    """Read a little of the smallest level: some files open and have no readable pixel."""
+    level = len(slide.levels) - 1
+    last = slide.levels[level]
+    width, height = min(64, last.width), min(64, last.height)
+    x, y = ((last.width - width) // 2) * last.downsample[0], ((last.height - height) // 2) * last.downsample[1]
+    slide.read(int(x), int(y), width, height, level=level)
+
+
+def _no_reader(path: Path, head: bytes, failures: list[SlideError]) -> UnreadableSlideError:
+    kind = "a TIFF" if head.startswith(_TIFF) else "a file of unknown kind"
+    whats = dict.fromkeys(printable(f.what.replace(str(path), path.name), limit=130) for f in failures)
+    mends = [f.mend for f in failures if f.mend] or [_COPY]
+    error = UnreadableSlideError(path.name, f"{kind} that no reader takes: {'; '.join(whats)}", mends[0])
+    error.__cause__ = failures[0] if failures else None
+    return error
+
+
+def _kind_of(head: bytes) -> str | None:
+    """Name what the file is where it is surely no slide, None where a reader may know it."""
+    signs = (
+        (b"\x89PNG", "a PNG picture"),
+        (b"\xff\xd8\xff", "a JPEG picture"),
+        (b"\x1f\x8b", "a gzip archive"),
+        (b"PK\x03\x04", "a ZIP archive"),
+        (b"%PDF", "a PDF document"),
+        (b"\x89HDF", "an HDF5 file"),
+        (b"\x00\x05\x16\x07", "the note that macOS leaves beside a copied file"),
+        (b"version https://git-lfs", "a Git LFS pointer (the slide itself was not fetched: run `git lfs pull`)"),
+    )
+    for sign, what in signs:
+        if head.startswith(sign):
+            return what
+    if head[:512].lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return "a web page"
+    if not any(head):
+        return "a file that begins with zeros" if head[128:132] != b"DICM" else None
+    return None
+
+
+def looks_like_slide(path: Path) -> bool:
+    """See `wsi.slide.is_slide_file`."""
+    if path.name.startswith("."):
+        return False
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116
+            return False
+    except OSError:
+        return path.is_symlink() and path.suffix.lower() in SUFFIXES  # a dangling link deserves its error
+    suffix = path.suffix.lower()
+    if suffix and suffix not in SUFFIXES:
+        return False
+    try:
+        with path.open("rb") as file:
+            head = file.read(65536)
+    except OSError:
+        return bool(suffix)
+    if head[128:132] == b"DICM":
+        from wsi.dicom_header import stands_for_series
+
+        return stands_for_series(head)
+    return bool(suffix) or head.startswith(_TIFF)

@@ -1,0 +1,54 @@
+"""Mask → outlines with holes, in level-0 px."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from shapely import box, unary_union
+from shapely.geometry import Polygon, mapping
+
+
+def polygons_of(mask: NDArray[np.bool_], scale: tuple[float, float]) -> list[Polygon]:
+    """Return the regions of a mask as polygons along the edges of its pixels, level-0 px, largest first.
+
+    Args:
+        mask: (h, w) bool.
+        scale: level-0 px per mask px, (x, y).
+    """
+    labels, _ = ndimage.label(mask)  # joined by edges, as polygons are: corners alone do not join
+    polygons = []
+    for number, window in enumerate(ndimage.find_objects(labels), start=1):
+        region = labels[window] == number
+        merged = unary_union(_row_boxes(region, window[1].start, window[0].start, scale))
+        polygons.append(merged if isinstance(merged, Polygon) else max(merged.geoms, key=lambda p: p.area))
+    return sorted(polygons, key=lambda p: -p.area)
+
+
+def _row_boxes(region: NDArray[np.bool_], left: int, top: int, scale: tuple[float, float]) -> list[Polygon]:
+    """Return one rectangle per run of True in each row."""
+    edges = np.diff(np.pad(region, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+    rows, starts = np.nonzero(edges == 1)
+    _, ends = np.nonzero(edges == -1)
+    x0, x1 = np.round((starts + left) * scale[0]), np.round((ends + left) * scale[0])
+    y0, y1 = np.round((rows + top) * scale[1]), np.round((rows + top + 1) * scale[1])
+    return list(box(x0, y0, x1, y1))
+
+
+def feature_collection(polygons: list[Polygon]) -> dict[str, Any]:
+    """Return tissue outlines as TRIDENT writes them (its `crs` is meaningless and expected)."""
+    return {
+        "type": "FeatureCollection",
+        "crs": {"type": "name", "properties": {"name": "urn:ogc:def:crs:EPSG::3857"}},
+        "features": [
+            {"type": "Feature", "properties": {"tissue_id": i}, "geometry": _whole(mapping(polygon))}
+            for i, polygon in enumerate(polygons)
+        ],
+    }
+
+
+def _whole(geometry: Any) -> dict[str, Any]:
+    rings = [[[round(x), round(y)] for x, y in ring] for ring in geometry["coordinates"]]
+    return {"type": geometry["type"], "coordinates": rings}

@@ -1,0 +1,1 @@
+"""One file-format library each, behind the protocol of `wsi.slide`."""

@@ -1,0 +1,127 @@
+"""What all readers share: the facts about a slide, and white outside of it."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi.errors import TileReadError
+from wsi.mpp import Mpp
+from wsi.slide import Level
+
+WHITE = 255
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a slide without its pixels; see `wsi.slide.Slide` for the meaning of each."""
+
+    path: Path
+    name: str
+    reader: str
+    levels: tuple[Level, ...]
+    vendor: str | None = None
+    mpp: Mpp | None = None
+    mpp_problem: str | None = None
+    objective_power: float | None = None
+    bounds: tuple[int, int, int, int] | None = None
+
+
+class BaseSlide(ABC):
+    """A slide; readers say how a region is read (`_read`) and what is to be closed (`_close`)."""
+
+    def __init__(self, facts: Facts) -> None:
+        self._facts = facts
+        self._closed = False
+        self.path = facts.path
+        self.name = facts.name
+        self.reader = facts.reader
+        self.vendor = facts.vendor
+        self.levels = facts.levels
+        self.size = (facts.levels[0].width, facts.levels[0].height)
+        self.mpp = facts.mpp
+        self.mpp_problem = facts.mpp_problem
+        self.objective_power = facts.objective_power
+        self.bounds = facts.bounds
+
+    @abstractmethod
+    def _read(self, x: int, y: int, width: int, height: int, level: int) -> NDArray[np.uint8]:
+        """As `read`, with arguments that were checked. Raises TileReadError, or what the library raises."""
+
+    def _close(self) -> None:
+        """Let go of the file."""
+
+    def read(self, x: int, y: int, width: int, height: int, *, level: int = 0) -> NDArray[np.uint8]:
+        """Return RGB, shape (height, width, 3), uint8; see `wsi.slide.Slide.read`."""
+        if self._closed:
+            raise ValueError(f"{self.name}: the slide was closed before all its tiles were read")
+        if width <= 0 or height <= 0 or not 0 <= level < len(self.levels):
+            raise ValueError(f"{self.name}: cannot read {width} x {height} px of level {level}")
+        try:
+            return self._read(x, y, width, height, level)
+        except TileReadError:
+            raise
+        except Exception as error:  # a library's own error types are many and unnamed: this is the border
+            raise self._failed(x, y, width, height, level, error) from error.with_traceback(None)
+
+    def _failed(self, x: int, y: int, width: int, height: int, level: int, error: Exception) -> TileReadError:
+        cause = str(error) or type(error).__name__
+        return TileReadError(
+            self.name, f"cannot read {width} x {height} px at ({x}, {y}) of level {level} ({self.reader}: {cause})"
+        )
+
+    def close(self) -> None:
+        """Let go of the file; later reads are refused."""
+        if not self._closed:
+            self._closed = True
+            self._close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        width, height = self.size
+        return f"<{self.name}: {width} x {height} px, {len(self.levels)} levels, {self.reader}>"
+
+
+def on_white(rgba: NDArray[np.uint8], *, premultiplied: bool = False) -> NDArray[np.uint8]:
+    """Return RGB (H, W, 3) of RGBA (H, W, 4) laid on white.
+
+    What a scanner left out is glass: transparent pixels become white, not black.
+    """
+    alpha = rgba[..., 3:]
+    if alpha.min() == WHITE:
+        return np.ascontiguousarray(rgba[..., :3])
+    colour = rgba[..., :3].astype(np.uint16)
+    opaque = alpha.astype(np.uint16)
+    if not premultiplied:
+        colour = (colour * opaque + WHITE // 2) // WHITE
+    return np.minimum(colour + (WHITE - opaque), WHITE).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class FileIdentity:
+    """What tells whether the file at a path is still the one that was opened."""
+
+    device: int
+    inode: int
+    size: int
+    changed: int
+
+    @classmethod
+    def of(cls, path: Path) -> FileIdentity:
+        """Look at the file now."""
+        stat = os.stat(path)  # noqa: PTH116
+        return cls(stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)

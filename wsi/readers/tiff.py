@@ -1,0 +1,314 @@
+"""TIFF files through tifffile: OME-TIFF, whose levels OpenSlide does not see, and plain TIFF that it refuses.
+
+Tiles are fetched with `pread` and decoded by imagecodecs, so that threads do not wait for one another.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from wsi import mpp as pixel_size
+from wsi.errors import NotBrightfieldError, SlideError, UnreadableSlideError
+from wsi.geometry import downsample_of, level_from_level0
+from wsi.jpeg_header import read_header
+from wsi.readers.base import WHITE, BaseSlide, Facts, on_white
+from wsi.slide import Level
+from wsi.tiff_directory import MOST_TILE_PIXELS
+
+_JPEG, _RGB, _PALETTE, _YCBCR = 7, 2, 3, 6
+_CACHE_BYTES = 64 * 2**20
+_RETILE = "Convert it to a tiled pyramid, e.g. `vips tiffsave IN OUT --tile --pyramid --compression jpeg`."
+
+
+class TiffSlide(BaseSlide):
+    """A TIFF that tifffile reads.
+
+    Raises:
+        UnreadableSlideError: tifffile does not take it, or its pixels are of a kind that is not handled.
+        NotBrightfieldError: its channels are not red, green and blue.
+    """
+
+    def __init__(self, path: Path, *, slide_mpp: float | None = None, manifest_mpp: float | None = None) -> None:
+        try:
+            with tifffile.TiffFile(path) as tiff:
+                self._planes = _planes(tiff, path.name)
+                stated, source = _stated_mpp(tiff)
+                vendor = "aperio" if tiff.is_svs else "hamamatsu" if tiff.is_ndpi else None
+        except SlideError:
+            raise
+        except Exception as error:  # the border: tifffile raises some forty kinds
+            raise UnreadableSlideError(path.name, f"tifffile cannot open it ({error})") from error.with_traceback(None)
+        first = self._planes[0]
+        value, problem = pixel_size.resolve(stated, source, None, slide_mpp=slide_mpp, manifest_mpp=manifest_mpp)
+        super().__init__(
+            Facts(
+                path=path,
+                name=path.name,
+                reader=f"tifffile {tifffile.__version__}",
+                levels=tuple(Level(p.width, p.height, p.downsample_of(first)) for p in self._planes),
+                vendor=vendor,
+                mpp=value,
+                mpp_problem=problem,
+            )
+        )
+        self._fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        self._cache = _Cache(_CACHE_BYTES)
+        self._lock = threading.Lock()
+        self._reading = 0
+
+    def _read(self, x: int, y: int, width: int, height: int, level: int) -> NDArray[np.uint8]:
+        plane = self._planes[level]
+        dx, dy = self.levels[level].downsample
+        left, top = level_from_level0(x, dx), level_from_level0(y, dy)
+        out = np.full((height, width, 3), WHITE, np.uint8)
+        with self._lock:
+            self._reading += 1
+        try:
+            self._paint(out, plane, left, top, level)
+        finally:
+            with self._lock:
+                self._reading -= 1
+            self._close_file()
+        return out
+
+    def _paint(self, out: NDArray[np.uint8], plane: _Plane, left: int, top: int, level: int) -> None:
+        height, width = out.shape[:2]
+        right, bottom = min(left + width, plane.width), min(top + height, plane.height)
+        for row in range(max(top, 0) // plane.tile_height, -(-bottom // plane.tile_height)):
+            for column in range(max(left, 0) // plane.tile_width, -(-right // plane.tile_width)):
+                x0, y0 = column * plane.tile_width, row * plane.tile_height
+                tile = self._tile(level, plane, row * plane.across + column)
+                a, b = max(left, x0), max(top, y0)
+                c, d = min(right, x0 + plane.tile_width), min(bottom, y0 + plane.tile_height)
+                if tile is not None and c > a and d > b:
+                    out[b - top : d - top, a - left : c - left] = tile[b - y0 : d - y0, a - x0 : c - x0]
+
+    def _tile(self, level: int, plane: _Plane, index: int) -> NDArray[np.uint8] | None:
+        key = level, index
+        tile = self._cache.get(key)
+        if tile is None:
+            parts = [self._bytes(plane, index + p * plane.pieces) for p in range(plane.separate)]
+            if all(part is None for part in parts):
+                return None  # left out by the scanner: glass
+            tile = plane.decode(parts, index)
+            self._cache.put(key, tile)
+        return tile
+
+    def _bytes(self, plane: _Plane, index: int) -> bytes | None:
+        offset, count = plane.offsets[index], plane.counts[index]
+        if count == 0:
+            return None
+        data = os.pread(self._fd, count, offset)
+        if len(data) < count:
+            raise ValueError(f"{count} bytes expected at {offset}, {len(data)} found")
+        return data
+
+    def _close(self) -> None:
+        self._close_file()
+
+    def _close_file(self) -> None:
+        with self._lock:
+            if self._closed and not self._reading and self._fd >= 0:
+                os.close(self._fd)
+                self._fd = -1
+
+
+class _Cache:
+    """The tiles decoded last, by bytes."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self._used = limit, 0
+        self._tiles: OrderedDict[tuple[int, int], NDArray[np.uint8]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: tuple[int, int]) -> NDArray[np.uint8] | None:
+        with self._lock:
+            tile = self._tiles.get(key)
+            if tile is not None:
+                self._tiles.move_to_end(key)
+            return tile
+
+    def put(self, key: tuple[int, int], tile: NDArray[np.uint8]) -> None:
+        with self._lock:
+            if key in self._tiles:
+                return
+            self._tiles[key] = tile
+            self._used += tile.nbytes
+            while self._used > self._limit and len(self._tiles) > 1:
+                self._used -= self._tiles.popitem(last=False)[1].nbytes
+
+
+@dataclass(frozen=True)
+class _Plane:
+    """One level of the file: where its tiles lie, and how one is decoded. Strips are tiles as wide as the image."""
+
+    width: int
+    height: int
+    tile_width: int
+    tile_height: int
+    across: int
+    pieces: int
+    separate: int
+    offsets: tuple[int, ...]
+    counts: tuple[int, ...]
+    decode: Callable[[list[bytes | None], int], NDArray[np.uint8]]
+
+    def downsample_of(self, first: _Plane) -> tuple[float, float]:
+        """Level-0 pixels per pixel; shapes were compared before."""
+        return downsample_of((first.width, first.height), (self.width, self.height)) or (1.0, 1.0)
+
+
+def _planes(tiff: tifffile.TiffFile, name: str) -> tuple[_Plane, ...]:
+    series = tiff.series[0]
+    _check_axes(series, name)
+    pages = sorted((level.keyframe for level in series.levels), key=lambda p: -p.imagewidth * p.imagelength)
+    first = pages[0].imagewidth, pages[0].imagelength
+    return tuple(
+        _plane(page, name)
+        for page in pages
+        if downsample_of(first, (page.imagewidth, page.imagelength)) is not None
+    )
+
+
+def _check_axes(series: Any, name: str) -> None:
+    sizes = dict(zip(series.axes, series.shape, strict=True))
+    samples = sizes.pop("S", 1)
+    others = {axis: n for axis, n in sizes.items() if axis not in "YX" and n > 1}
+    if samples not in (3, 4) and sizes.get("C", 1) in (3, 4) and len(others) == 1 and series.keyframe.planarconfig == 2:
+        return
+    if others:
+        what = ", ".join(f"{axis}: {n}" for axis, n in others.items())
+        raise NotBrightfieldError(
+            name,
+            f"the picture has several planes ({what}) instead of one of red, green and blue",
+            "Only stained slides scanned under white light can be used.",
+        )
+
+
+def _plane(page: Any, name: str) -> _Plane:
+    tiled = page.is_tiled
+    tile_width = page.tilewidth if tiled else page.imagewidth
+    tile_height = page.tilelength if tiled else min(page.rowsperstrip or page.imagelength, page.imagelength)
+    if tile_width * tile_height > MOST_TILE_PIXELS:
+        raise UnreadableSlideError(name, f"its pixels lie in pieces of {tile_width:,} x {tile_height:,}", _RETILE)
+    across = -(-page.imagewidth // tile_width)
+    separate = page.samplesperpixel if page.planarconfig == 2 else 1
+    return _Plane(
+        width=page.imagewidth,
+        height=page.imagelength,
+        tile_width=tile_width,
+        tile_height=tile_height,
+        across=across,
+        pieces=across * -(-page.imagelength // tile_height),
+        separate=separate,
+        offsets=tuple(page.dataoffsets),
+        counts=tuple(page.databytecounts),
+        decode=_decoder(page, name, tile_height, tile_width),
+    )
+
+
+def _decoder(
+    page: Any, name: str, tile_height: int, tile_width: int
+) -> Callable[[list[bytes | None], int], NDArray[np.uint8]]:
+    """Return a function from the bytes of a tile (one per plane) and its index to RGB (h, w, 3)."""
+    photometric, samples, dtype = int(page.photometric), page.samplesperpixel, page.dtype
+    if dtype not in (np.uint8, np.uint16) or (dtype == np.uint16 and page.bitspersample != 16):
+        raise UnreadableSlideError(name, f"its pixels are {dtype}, not 8 or 16 bit whole numbers")
+    jpeg = int(page.compression) == _JPEG
+    if photometric == _PALETTE and samples == 1 and page.colormap is not None:
+        table = np.ascontiguousarray((page.colormap.T >> 8).astype(np.uint8))
+        return lambda parts, index: table[_raw(page, parts, index)[..., 0]]
+    if not (samples in (3, 4) and (photometric == _RGB or (photometric == _YCBCR and jpeg and samples == 3))):
+        kind = getattr(page.photometric, "name", photometric)
+        raise UnreadableSlideError(name, f"its colours are stored as {kind} with {samples} channels", _RETILE)
+    if jpeg and page.planarconfig == 1 and samples == 3 and dtype == np.uint8:
+        tables, named = page.jpegtables, "ycbcr" if photometric == _YCBCR else "rgb"
+        return lambda parts, index: _decode_jpeg(parts[0] or b"", tables, named, tile_height, tile_width)
+    premultiplied = 1 in tuple(int(e) for e in page.extrasamples)
+    return lambda parts, index: _to_rgb(_raw(page, parts, index), premultiplied)
+
+
+def _raw(page: Any, parts: list[bytes | None], index: int) -> NDArray[Any]:
+    """Decode one tile with tifffile: (h, w, samples)."""
+    step = len(page.dataoffsets) // len(parts)
+    planes = []
+    for number, part in enumerate(parts):
+        if part is None:
+            raise ValueError("one colour of the tile is missing")
+        segment = page.decode(part, index + number * step, jpegtables=page.jpegtables)[0]
+        if segment is None:
+            raise ValueError("the tile is empty")
+        planes.append(segment[0])
+    return planes[0] if len(planes) == 1 else np.concatenate(planes, axis=-1)
+
+
+def _to_rgb(pixels: NDArray[Any], premultiplied: bool) -> NDArray[np.uint8]:
+    if pixels.dtype == np.uint16:
+        pixels = (pixels >> 8).astype(np.uint8)  # the high byte, as OpenSlide does
+    return on_white(pixels, premultiplied=premultiplied) if pixels.shape[-1] == 4 else pixels
+
+
+def _decode_jpeg(
+    data: bytes, tables: bytes | None, tag_colour: str, tile_height: int, tile_width: int
+) -> NDArray[np.uint8]:
+    """Decode a JPEG tile; the stream's own markers decide on the colours, the TIFF tag where they are silent."""
+    header = read_header(data)
+    if header.width != tile_width or header.height > tile_height or header.components != 3:
+        raise ValueError(f"the tile holds a JPEG of {header.width} x {header.height} px")
+    if b"\xff\xd9" not in data[-64:]:
+        raise ValueError("the JPEG has no end: it is cut short or overwritten")  # libjpeg would only warn
+    colour = header.colour or tag_colour
+    pixels: NDArray[np.uint8] = imagecodecs.jpeg8_decode(data, tables=tables, colorspace=colour, outcolorspace="rgb")
+    return pixels
+
+
+_UNITS = {"µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}
+
+
+def _stated_mpp(tiff: tifffile.TiffFile) -> tuple[tuple[float | None, float | None], str]:
+    """Return µm/px (x, y) as the file states it, and where."""
+    text = tiff.pages.first.description or ""
+    if tiff.is_ome:
+        told = re.search(r'\bSizeX\s*=\s*["\'](\d+)["\']', text)
+        if told and int(told[1]) != tiff.series[0].keyframe.imagewidth:
+            return (None, None), "ome.PhysicalSizeX"  # the description tells of another image
+        return (_ome_size(text, "X"), _ome_size(text, "Y")), "ome.PhysicalSizeX"
+    if tiff.is_svs and (found := re.search(r"\|\s*MPP\s*=\s*([^|]*)", text)):
+        value = pixel_size.parse_number(found[1])
+        return (value, value), "aperio.MPP"
+    per_unit = {2: 25400.0, 3: 10000.0}.get(int(getattr(tiff.pages.first, "resolutionunit", 1)))
+    tags = tiff.pages.first.tags
+    if per_unit is None or "XResolution" not in tags or "YResolution" not in tags:
+        return (None, None), "tiff.XResolution"
+    x, y = (_rational(tags[name].value) for name in ("XResolution", "YResolution"))
+    return (per_unit / x if x else None, per_unit / y if y else None), "tiff.XResolution"
+
+
+def _rational(value: Any) -> float | None:
+    try:
+        return float(value[0]) / float(value[1])
+    except (TypeError, ValueError, IndexError, ZeroDivisionError):
+        return None
+
+
+def _ome_size(xml: str, axis: str) -> float | None:
+    """Return PhysicalSizeX or Y of the first image in µm. A search, not an XML parser: nothing to expand."""
+    pixels = re.search(r"<(?:\w+:)?Pixels\b[^>]*>", xml)
+    text = pixels[0] if pixels else ""
+    size = re.search(rf'\bPhysicalSize{axis}\s*=\s*["\']([^"\']*)["\']', text)
+    unit = re.search(rf'\bPhysicalSize{axis}Unit\s*=\s*["\']([^"\']*)["\']', text)
+    value = pixel_size.parse_number(size[1]) if size else None
+    factor = _UNITS.get(unit[1].replace("&#181;", "µ").replace("&#xB5;", "µ")) if unit else 1.0
+    return value * factor if value is not None and factor is not None else None

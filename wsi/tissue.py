@@ -1,0 +1,297 @@
+"""Thumbnail → where the tissue is: H&E and IHC, without glass and pen.
+
+All thresholds are absolute, in optical density against the slide's own glass: a crop that is all tissue has no glass
+to be told from, and a slide that is all glass has no tissue.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from wsi.errors import NotBrightfieldError
+from wsi.resize import resize_area
+from wsi.slide import Slide
+
+
+@dataclass(frozen=True)
+class TissueSettings:
+    """How tissue is told from the rest.
+
+    Attributes:
+        mpp: µm per px the mask should have; the mask is made finer where the picture would get under `min_side`.
+        max_side: px, the longer side of the mask at most.
+        min_side: px, the longer side of the mask at least, where the slide has as many.
+        density: optical density (natural log, mean of the channels) above the glass from which on a pixel is stained.
+        chroma: difference between the channels' optical densities from which on a pixel has a stain's colour.
+        smooth_um: µm, gaps between cells up to this width belong to the tissue.
+        min_area_um2: µm², smaller pieces of tissue are dropped.
+        min_area_share: share of the picture, pieces below it are dropped.
+        min_hole_um2: µm², smaller holes in the tissue are filled.
+    """
+
+    mpp: float = 8.0
+    max_side: int = 2048
+    min_side: int = 512
+    density: float = 0.10
+    chroma: float = 0.07
+    smooth_um: float = 24.0
+    min_area_um2: float = 20_000.0
+    min_area_share: float = 2e-4
+    min_hole_um2: float = 10_000.0
+
+
+@dataclass(frozen=True, eq=False)
+class Tissue:
+    """Where a slide's tissue is.
+
+    Attributes:
+        slide: the slide's name.
+        mask: (h, w) bool, True on tissue.
+        pen: (h, w) bool, True on ink; never True where `mask` is.
+        scale: level-0 px per mask px, (x, y).
+        thumbnail: (h, w, 3) uint8, the picture the mask was made from.
+        reason: why there is no tissue, None where there is some.
+    """
+
+    slide: str
+    mask: NDArray[np.bool_]
+    pen: NDArray[np.bool_]
+    scale: tuple[float, float]
+    thumbnail: NDArray[np.uint8]
+    reason: str | None = None
+
+    @cached_property
+    def share(self) -> float:
+        """The share of the slide that is tissue."""
+        return float(self.mask.mean())
+
+    def polygons(self) -> list[Any]:
+        """Return the outlines as shapely Polygons with holes, level-0 px, largest first."""
+        from wsi.outlines import polygons_of
+
+        return polygons_of(self.mask, self.scale)
+
+    def to_geojson(self) -> dict[str, Any]:
+        """Return the outlines as TRIDENT writes them: whole level-0 px, one Polygon per region, `tissue_id`."""
+        from wsi.outlines import feature_collection
+
+        return feature_collection(self.polygons())
+
+
+def find_tissue(slide: Slide, *, settings: TissueSettings | None = None) -> Tissue:
+    """Find a slide's tissue on a low level.
+
+    Args:
+        slide: the slide.
+        settings: how tissue is told from the rest.
+
+    Returns:
+        The mask with the picture it was made from. A slide without tissue is a result with a `reason`, no error.
+
+    Raises:
+        NotBrightfieldError: bright signal on a dark ground, a label mask, or colours that are not RGB.
+        TileReadError: the low level cannot be read.
+    """
+    settings = settings or TissueSettings()
+    picture, scale = thumbnail(slide, settings)
+    mean_mpp = math.sqrt(slide.mpp.x * slide.mpp.y * scale[0] * scale[1]) if slide.mpp else None
+    return tissue_of(picture, scale, slide.name, mean_mpp, settings)
+
+
+def thumbnail(slide: Slide, settings: TissueSettings) -> tuple[NDArray[np.uint8], tuple[float, float]]:
+    """Return the whole slide as a small picture, and level-0 px per pixel of it, (x, y).
+
+    Read by pieces, so that a single huge level never lies in memory whole.
+    """
+    width, height = _mask_size(slide, settings)
+    ratio = slide.size[0] / width, slide.size[1] / height
+    from wsi.geometry import best_level
+
+    level = best_level([l.downsample for l in slide.levels], ratio)
+    out = np.empty((height, width, 3), np.uint8)
+    dx, dy = slide.levels[level].downsample
+    step = max(1, int(1024 * min(dx, dy) / max(ratio)))
+    for top in range(0, height, step):
+        for left in range(0, width, step):
+            bottom, right = min(top + step, height), min(left + step, width)
+            x0, y0, x1, y1 = (round(v) for v in (left * ratio[0], top * ratio[1], right * ratio[0], bottom * ratio[1]))
+            size = max(1, round((x1 - x0) / dx)), max(1, round((y1 - y0) / dy))
+            region = slide.read(x0, y0, *size, level=level)
+            out[top:bottom, left:right] = resize_area(region, right - left, bottom - top)
+    return out, ratio
+
+
+def _mask_size(slide: Slide, settings: TissueSettings) -> tuple[int, int]:
+    width, height = slide.size
+    longest = max(width, height)
+    wanted = longest * slide.mpp.x / settings.mpp if slide.mpp else longest
+    side = min(max(wanted, settings.min_side), settings.max_side, longest)
+    return max(1, round(width * side / longest)), max(1, round(height * side / longest))
+
+
+def tissue_of(
+    picture: NDArray[np.uint8],
+    scale: tuple[float, float] = (1.0, 1.0),
+    name: str = "picture",
+    mpp: float | None = None,
+    settings: TissueSettings | None = None,
+) -> Tissue:
+    """Find the tissue on a picture of a whole slide.
+
+    Args:
+        picture: RGB (h, w, 3), uint8.
+        scale: level-0 px per pixel of the picture, (x, y).
+        name: the slide's name, for errors.
+        mpp: µm per px of the picture, None where unknown.
+        settings: how tissue is told from the rest.
+
+    Raises:
+        NotBrightfieldError: as `find_tissue`.
+    """
+    settings = settings or TissueSettings()
+    _check_brightfield(picture, name)
+    density = optical_density(picture, glass_of(picture))
+    pen = ink(density)
+    stained = _stained(density, settings) & ~pen
+    mask = _tidy(stained, pen, mpp or settings.mpp, settings)
+    return Tissue(name, mask, pen & ~mask, scale, picture, None if mask.any() else _why_none(picture, pen))
+
+
+_PLAIN_GLASS = np.array([243.0, 243.0, 243.0])
+_DARKEST = 3.0
+"""Grey level below which optical density is not told apart: decoders and scanners do not agree there."""
+
+
+def glass_of(picture: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Return the colour of the slide's glass, (3,), 0 to 255; a usual one where the picture shows none."""
+    low, high = picture.min(-1), picture.max(-1)
+    glassy = (low > 190) & (high - low < 25)
+    if glassy.mean() < 0.005:
+        return _PLAIN_GLASS
+    return np.median(picture[glassy], axis=0).astype(np.float64)
+
+
+def optical_density(picture: NDArray[np.uint8], glass: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Return -ln(pixel / glass), (h, w, 3) float32, never below 0."""
+    levels = np.arange(256)[:, None]
+    table = -np.log(np.clip(levels, _DARKEST, None) / glass)
+    table = np.clip(table, 0, None).astype(np.float32)
+    return np.stack([table[picture[..., c], c] for c in range(3)], axis=-1)
+
+
+def ink(density: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Return where there is pen: green, blue, red or black, (h, w) bool.
+
+    Stains of tissue take more green than red light (haematoxylin, eosin) or more blue (DAB). Green and blue ink take
+    more red than green; red ink takes green and blue alike and hardly any red; black is darker than thin tissue can
+    be. Each colour is sought by its strong core, from which it spreads into the paler pixels beside it.
+    """
+    r, g, b = (density[..., c] for c in range(3))
+    total = r + g + b
+    reach = max(2, round(max(total.shape) / 100))
+    cold = _spread((r - g) > np.maximum(0.12, 0.18 * total), (r - g) > np.maximum(0.03, 0.06 * total), reach)
+    black = _spread(
+        (total > 4.2) & (b - r < 0.15 * total) | (total > 7.5), (total > 3.4) & (b - r < 0.12 * total), reach
+    )
+    red = _spread(
+        ndimage.binary_opening((total > 2.2) & (r < 0.12 * total) & (b > 0.72 * g), iterations=2),
+        (total > 0.5) & (r < 0.12 * total) & (b > 0.66 * g),
+        reach,
+    )
+    found = _open(cold | black, 1) | red
+    return np.asarray(ndimage.binary_dilation(found, iterations=max(1, reach // 8)) & (total > 0.12) | found)
+
+
+def _spread(core: NDArray[np.bool_], pale: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
+    """Return `core` and what of `pale` hangs together with it within `reach` px."""
+    if not core.any():
+        return core
+    return np.asarray(ndimage.binary_dilation(core, iterations=reach, mask=pale | core))
+
+
+def _open(mask: NDArray[np.bool_], iterations: int) -> NDArray[np.bool_]:
+    """Drop what is thinner than the opening, keep the rest in its full outline."""
+    seeds = ndimage.binary_erosion(mask, iterations=iterations, border_value=1)
+    return np.asarray(ndimage.binary_propagation(seeds, mask=mask))
+
+
+def _stained(density: NDArray[np.float32], settings: TissueSettings) -> NDArray[np.bool_]:
+    """Return what has a stain's colour, or is denser than grey dirt would be."""
+    soft = ndimage.gaussian_filter(density, (1, 1, 0))
+    chroma = soft.max(-1) - soft.min(-1)
+    coloured = (chroma > settings.chroma) & (soft.mean(-1) > settings.density / 2)
+    return np.asarray(coloured & (soft[..., 1] + 0.02 > soft[..., 0]))
+
+
+def _tidy(
+    stained: NDArray[np.bool_], pen: NDArray[np.bool_], mpp: float, settings: TissueSettings
+) -> NDArray[np.bool_]:
+    """Close the gaps between cells, fill small holes, drop specks and what is left of pen strokes."""
+    gap = max(1, round(settings.smooth_um / 2 / mpp))
+    padded = np.pad(stained, gap, mode="edge")
+    closed = ndimage.binary_closing(padded, iterations=gap)[gap:-gap, gap:-gap] | stained
+    least = max(4.0, settings.min_area_um2 / mpp**2, settings.min_area_share * stained.size)
+    mask = _drop_small(closed & ~pen, least)
+    holes = ~mask & ~pen
+    return _drop_rims(mask | (holes & ~_drop_small(holes, settings.min_hole_um2 / mpp**2)), pen, gap)
+
+
+def _drop_small(mask: NDArray[np.bool_], least: float) -> NDArray[np.bool_]:
+    labels, count = ndimage.label(mask, np.ones((3, 3)))
+    if not count:
+        return mask
+    areas = np.bincount(labels.ravel())
+    areas[0] = 0
+    return np.asarray((areas >= least)[labels])
+
+
+def _drop_rims(mask: NDArray[np.bool_], pen: NDArray[np.bool_], gap: int) -> NDArray[np.bool_]:
+    """Drop pieces that are hardly more than the blurred edge of a pen stroke."""
+    if not pen.any():
+        return mask
+    beside = ndimage.binary_dilation(pen, iterations=2 * gap + 2)
+    labels, count = ndimage.label(mask, np.ones((3, 3)))
+    total = np.bincount(labels.ravel(), minlength=count + 1)
+    touching = np.bincount(labels.ravel(), weights=(beside & mask).ravel(), minlength=count + 1)
+    keep = touching < 0.6 * total
+    keep[0] = False
+    return np.asarray(keep[labels])
+
+
+_MEND = "Leave it out: only stained slides scanned under white light can be used."
+
+
+def _check_brightfield(picture: NDArray[np.uint8], name: str) -> None:
+    if _looks_ycbcr(picture):
+        raise NotBrightfieldError(
+            name,
+            "its colours are YCbCr under a tag that says RGB (the glass is light red)",
+            "Write the slide anew with the right photometric tag.",
+        )
+    high = picture.max(-1)
+    spread = int(np.percentile(high, 99.9)) - int(np.percentile(high, 0.1))
+    if spread > 24 and (np.median(high) < 40 or (high < 40).mean() > 0.5) and (picture.min(-1) > 190).mean() < 0.02:
+        raise NotBrightfieldError(name, "bright signal on a dark ground: a fluorescence picture or a mask", _MEND)
+    if spread > 24 and (high == picture.min(-1)).mean() > 0.999:
+        raise NotBrightfieldError(name, "a grey picture without any stain's colour: a mask or fluorescence", _MEND)
+
+
+def _looks_ycbcr(picture: NDArray[np.uint8]) -> bool:
+    """Glass, bright and without colour, is (Y, 128, 128) in YCbCr."""
+    r, g, b = (picture[..., c].astype(int) for c in range(3))
+    return bool(((r > 180) & (abs(g - 128) <= 8) & (abs(b - 128) <= 8)).mean() > 0.1)
+
+
+def _why_none(picture: NDArray[np.uint8], pen: NDArray[np.bool_]) -> str:
+    high = float(np.percentile(picture.max(-1), 99))
+    if high < 40:
+        return "no tissue: the picture is black"
+    ground = "all glass" if float(np.median(picture.min(-1))) > 190 else "nothing has a stain's colour"
+    return f"no tissue: {ground}" + (", and pen" if pen.mean() > 0.001 else "")
