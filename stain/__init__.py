@@ -1,0 +1,37 @@
+"""Stain normalization: fitted once per slide, applied to each batch where it is (numpy or torch, any device).
+
+Example: `stain.fit("macenko", tissue_pixels).apply(batch)`.
+"""
+
+from .density import estimate_white, optical_density
+from .errors import (
+    ParametersError,
+    PixelFormatError,
+    StainError,
+    UnknownMethodError,
+    UnknownReferenceError,
+    UnusableReferenceError,
+)
+from .macenko import StainMatrix
+from .normalize import METHODS, STATUSES, StainParams, fit
+from .references import DEFAULT_REFERENCE, REFERENCES
+from .reinhard import LabStatistics
+
+__all__ = [
+    "DEFAULT_REFERENCE",
+    "METHODS",
+    "REFERENCES",
+    "STATUSES",
+    "LabStatistics",
+    "ParametersError",
+    "PixelFormatError",
+    "StainError",
+    "StainMatrix",
+    "StainParams",
+    "UnknownMethodError",
+    "UnknownReferenceError",
+    "UnusableReferenceError",
+    "estimate_white",
+    "fit",
+    "optical_density",
+]
