@@ -21,33 +21,21 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Slides = Annotated[
-    list[Path], typer.Argument(help="A folder (searched recursively), slides, or a CSV manifest.")
-]
+Slides = Annotated[list[Path], typer.Argument(help="A folder (searched recursively), slides, or a CSV manifest.")]
 Job = Annotated[Path, typer.Argument(help="Job folder.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Job folder; run again on it to resume.")]
-LabelsFile = Annotated[
-    Path, typer.Option("--labels", "-l", help="CSV with slide_id, label and best case_id.")
-]
-MaybeLabels = Annotated[
-    Path | None, typer.Option("--labels", "-l", help="CSV with slide_id, label and best case_id.")
-]
+LabelsFile = Annotated[Path, typer.Option("--labels", "-l", help="CSV with slide_id, label and best case_id.")]
+MaybeLabels = Annotated[Path | None, typer.Option("--labels", "-l", help="CSV with slide_id, label and best case_id.")]
 Model = Annotated[str, typer.Option("--model", "-m", help="Name of a model of the job, or a model folder.")]
-MaybeModel = Annotated[
-    str | None, typer.Option("--model", "-m", help="Name of a model of the job, or a model folder.")
-]
+MaybeModel = Annotated[str | None, typer.Option("--model", "-m", help="Name of a model of the job, or a model folder.")]
 Config = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file with settings.")]
 Assign = Annotated[list[str] | None, typer.Option("--set", help="One setting, key=value; may be repeated.")]
 Mpp = Annotated[float | None, typer.Option(help="µm per pixel of the tiles (default 0.5).")]
 Tile = Annotated[int | None, typer.Option(help="Side of a tile in pixels (default 224).")]
 Overlap = Annotated[int | None, typer.Option(help="Pixels shared by neighboring tiles (default 0).")]
 MinTissue = Annotated[float | None, typer.Option(help="Least share of tissue in a tile (default 0.25).")]
-SlideMpp = Annotated[
-    float | None, typer.Option(help="µm per pixel of slides whose own value is missing or refused.")
-]
-Upsampling = Annotated[
-    bool | None, typer.Option("--allow-upsampling", help="Take slides coarser than --mpp, too.")
-]
+SlideMpp = Annotated[float | None, typer.Option(help="µm per pixel of slides whose own value is missing or refused.")]
+Upsampling = Annotated[bool | None, typer.Option("--allow-upsampling", help="Take slides coarser than --mpp, too.")]
 EncoderName = Annotated[str | None, typer.Option("--encoder", help="Encoder: descriptors, or any timm name.")]
 Weights = Annotated[str | None, typer.Option(help="Weights of the encoder: a file, or local-dir:FOLDER.")]
 Stain = Annotated[str | None, typer.Option(help="Stain normalization: none (default), macenko, reinhard.")]
@@ -55,9 +43,7 @@ Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 …")]
 Workers = Annotated[str | None, typer.Option(help="Reading threads, or auto.")]
 Memory = Annotated[str | None, typer.Option(help="Cap on pixels under way, e.g. 8G or 500M (default 2G).")]
 BatchSize = Annotated[int | None, typer.Option(help="Tiles per call of the encoder (default 64).")]
-MaxBad = Annotated[
-    float | None, typer.Option(help="Share of unreadable tiles over which a slide fails (0.01).")
-]
+MaxBad = Annotated[float | None, typer.Option(help="Share of unreadable tiles over which a slide fails (0.01).")]
 Head = Annotated[str | None, typer.Option(help="mean, max, abmil, gated-abmil (default).")]
 Name = Annotated[str | None, typer.Option(help="Name of the model (default: the head's).")]
 Target = Annotated[str, typer.Option(help="Column of the labels that is to be predicted.")]
@@ -76,9 +62,7 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show tracebacks.
 @guarded
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Job folder of the demo.")] = Path("demo-job"),
-    slide: Annotated[
-        Path | None, typer.Option(help="A slide of your own: extraction and pictures of it.")
-    ] = None,
+    slide: Annotated[Path | None, typer.Option(help="A slide of your own: extraction and pictures of it.")] = None,
     slide_mpp: SlideMpp = None,
     seed: Annotated[int, typer.Option(help="Another seed, other slides.")] = 0,
     json_: Json = False,
@@ -92,9 +76,10 @@ def demo(
     from . import demo as stage
 
     if slide is not None:
-        result = stage.demo_slide(slide, out, slide_mpp=slide_mpp, quiet=quiet)
-    else:
-        result = stage.demo(out, seed=seed, quiet=quiet)
+        outcome = stage.demo_slide(slide, out, slide_mpp=slide_mpp, quiet=quiet)
+        show(outcome, json_)
+        return outcome.exit_code
+    result = stage.demo(out, seed=seed, quiet=quiet)
     show(result, json_)
     return result.exit_code
 
@@ -252,18 +237,14 @@ def train(
     from . import stages
 
     settings = _settings(config, set_, {"head": _snake(head), "epochs": epochs, "seed": seed})
-    result = stages.train(
-        job, labels, settings, name=name, target=target, features=features, force=force, quiet=quiet
-    )
+    result = stages.train(job, labels, settings, name=name, target=target, features=features, force=force, quiet=quiet)
     show(result, json_)
     return result.exit_code
 
 
 @app.command()
 @guarded
-def predict(
-    job: Job, model: Model, json_: Json = False, quiet: Quiet = False, verbose: Verbose = False
-) -> int:
+def predict(job: Job, model: Model, json_: Json = False, quiet: Quiet = False, verbose: Verbose = False) -> int:
     """Predict every slide of a job.
 
     Example: slidemil predict job --model gated_abmil
@@ -294,9 +275,7 @@ def heatmap(
     """
     from . import stages
 
-    result = stages.heatmap(
-        job, model, method=method, slides=slide or (), limit=limit, force=force, quiet=quiet
-    )
+    result = stages.heatmap(job, model, method=method, slides=slide or (), limit=limit, force=force, quiet=quiet)
     show(result, json_)
     return result.exit_code
 
@@ -342,7 +321,9 @@ def _extract_options(given: dict[str, Any]) -> dict[str, Any]:
     """Pick the options that are settings of the extraction, in the units of the settings."""
     from .units import gigabytes, worker_count
 
-    same = "mpp tile overlap min_tissue slide_mpp allow_upsampling encoder weights stain device batch_size max_bad_tiles"
+    same = (
+        "mpp tile overlap min_tissue slide_mpp allow_upsampling encoder weights stain device batch_size max_bad_tiles"
+    )
     options = {name: given[name] for name in same.split()}
     options["workers"] = None if given["workers"] is None else worker_count(given["workers"])
     options["memory_gb"] = None if given["memory"] is None else gigabytes(given["memory"])

@@ -150,10 +150,11 @@ def load_settings(
     for name, value in (options or {}).items():
         if value is not None:
             _take(values, name, value, f"--{name.replace('_', '-')}", mistakes)
-    parts = [_build(part, cls, values, mistakes) for part, cls in _PARTS.items()]
-    if mistakes:
+    extract = _build("extract", ExtractSettings, values, mistakes)
+    learn = _build("train", LearnSettings, values, mistakes)
+    if mistakes or extract is None or learn is None:
         raise UsageError("settings do not fit:\n  " + "\n  ".join(mistakes))
-    return Settings(*parts)
+    return Settings(extract, learn)
 
 
 def as_yaml(settings: Settings) -> str:
@@ -232,12 +233,7 @@ def _coerce(value: Any, hint: Any) -> tuple[bool, Any]:
     for kind in allowed:
         if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
             return True, float(value)
-        if (
-            kind is int
-            and isinstance(value, int | float)
-            and not isinstance(value, bool)
-            and value == int(value)
-        ):
+        if kind is int and isinstance(value, int | float) and not isinstance(value, bool) and value == int(value):
             return True, int(value)
         if kind in (str, bool) and isinstance(value, kind):
             return True, value

@@ -71,10 +71,7 @@ def demo_slide(slide: Path, out: Path, *, slide_mpp: float | None = None, quiet:
 
 def write_truth(job: JobFolder, cohort: Cohort) -> None:
     """Write `truth/labels.csv` and the outline of each planted region."""
-    rows = [
-        {"slide_id": s.slide_id, "case_id": s.case_id, "label": s.label, "split": s.split}
-        for s in cohort.slides
-    ]
+    rows = [{"slide_id": s.slide_id, "case_id": s.case_id, "label": s.label, "split": s.split} for s in cohort.slides]
     write_csv(job.truth / "labels.csv", ("slide_id", "case_id", "label", "split"), rows)
     for slide in cohort.slides:
         data = json.dumps(_outline(slide), separators=(",", ":")).encode()

@@ -40,8 +40,7 @@ def examine() -> Said:
     checks = [_guarded(name, check) for name, check in _CHECKS.items()]
     ok = all(check.ok for check in checks)
     lines = [
-        f"{'ok  ' if c.ok else 'FAIL'}  {c.name}: {c.found}" + ("" if c.ok else f"\n      {c.mend}")
-        for c in checks
+        f"{'ok  ' if c.ok else 'FAIL'}  {c.name}: {c.found}" + ("" if c.ok else f"\n      {c.mend}") for c in checks
     ]
     data = {
         "status": "done" if ok else "failed",
@@ -89,11 +88,7 @@ def _torch() -> Check:
     import torchvision
 
     good = bool(torch.isfinite(torchvision.transforms.functional.resize(torch.zeros(3, 8, 8), [4, 4])).all())
-    device = (
-        f"CUDA: {torch.cuda.get_device_name()}"
-        if torch.cuda.is_available()
-        else "no CUDA device, CPU is used"
-    )
+    device = f"CUDA: {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "no CUDA device, CPU is used"
     found = f"torch {torch.__version__}, torchvision {torchvision.__version__}, {device}"
     return Check("torch", good, found, "torch and torchvision do not fit together: install a matching pair.")
 

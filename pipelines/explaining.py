@@ -66,11 +66,7 @@ def draw_heatmaps(
         raise UsageError(f"--method {method}: there is {', '.join(METHODS)}.")
     result = Heatmaps()
     stored = {row["slide_id"]: row for row in read_predictions(job, named.name)}
-    mine = [
-        entry
-        for entry in slides
-        if entry.slide_id in features.files and len(features.files[entry.slide_id].xy)
-    ]
+    mine = [entry for entry in slides if entry.slide_id in features.files and len(features.files[entry.slide_id].xy)]
     progress.total(len(mine))
     for entry in mine:
         name = entry.slide_id
@@ -94,9 +90,7 @@ def _target(named: NamedModel, features: FeatureSet, slide_id: str) -> int:
     return int(np.argmax(mil.predict(named.model, features.bag(slide_id))[0].probabilities))
 
 
-def _check_prediction(
-    named: NamedModel, features: FeatureSet, slide_id: str, stored: Mapping[str, Any] | None
-) -> None:
+def _check_prediction(named: NamedModel, features: FeatureSet, slide_id: str, stored: Mapping[str, Any] | None) -> None:
     if stored is None:
         return
     found = mil.predict(named.model, features.bag(slide_id))[0].probabilities
@@ -120,11 +114,7 @@ def _write(
 ) -> None:
     name, values = entry.slide_id, result.scores[entry.slide_id]
     folder = job.heatmaps(named.name)
-    coords = {
-        key: value
-        for key, value in file.attributes.items()
-        if key not in ("encoder_passport", "stain_params")
-    }
+    coords = {key: value for key, value in file.attributes.items() if key not in ("encoder_passport", "stain_params")}
     write_bytes(folder / f"{name}.scores.h5", heatmap.scores_h5(file.xy, coords, {method: values}))
     shapes = heatmap.geojson_gz(name, file.xy, file.footprint, {method: values}, bounds=None)
     write_bytes(folder / f"{name}.geojson.gz", shapes)
@@ -134,9 +124,7 @@ def _write(
     finish(job, folder / f"{name}.png", _picture(job, named, file, name, values), parts)
 
 
-def _picture(
-    job: JobFolder, named: NamedModel, file: FeatureFile, name: str, values: NDArray[np.float32]
-) -> bytes:
+def _picture(job: JobFolder, named: NamedModel, file: FeatureFile, name: str, values: NDArray[np.float32]) -> bytes:
     from PIL import Image
 
     with Image.open(job.thumbnail(name)) as image:
@@ -165,9 +153,7 @@ def _outline(job: JobFolder, name: str) -> list[Any]:
     return [shape(item["geometry"]) for item in json.loads(path.read_text(encoding="utf-8"))["features"]]
 
 
-def _top_tiles(
-    entry: SlideEntry, file: FeatureFile, values: NDArray[np.float32], result: Heatmaps
-) -> bytes | None:
+def _top_tiles(entry: SlideEntry, file: FeatureFile, values: NDArray[np.float32], result: Heatmaps) -> bytes | None:
     """Read the tiles with the highest values from the slide, where it still lies there."""
     order = np.argsort(-values, kind="stable")[:_TOP]
     try:

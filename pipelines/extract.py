@@ -75,9 +75,7 @@ class Extraction:
                 parts = self._parts(entry)
             except OSError as error:
                 what = f"cannot be read ({error.strerror or error})"
-                self.fail(
-                    entry, wsi.UnreadableSlideError(entry.path.name, what, "Check the path and its rights.")
-                )
+                self.fail(entry, wsi.UnreadableSlideError(entry.path.name, what, "Check the path and its rights."))
                 continue
             record = None if self.force else current(self.job, self.output(entry.slide_id), parts)
             if record is None:

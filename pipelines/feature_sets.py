@@ -81,9 +81,7 @@ def choose_folder(job: JobFolder, wanted: str | None, passport: dict[str, Any] |
         alike = [name for name in folders if _passport_of(job, name) == passport]
         folders = alike or folders
     if len(folders) > 1:
-        raise UsageError(
-            f"{job.root}: the job has several feature folders. Choose with --features: {listed}."
-        )
+        raise UsageError(f"{job.root}: the job has several feature folders. Choose with --features: {listed}.")
     return folders[0]
 
 
@@ -107,9 +105,7 @@ def load_features(job: JobFolder, folder: str, slides: Sequence[str]) -> Feature
         same_passport(passport, file.passport, what=f"{folder}/{slide_id}.h5")
         files[slide_id], hashes[slide_id] = file, record.sha256
     if passport is None:
-        raise UsageError(
-            f"{job.root / folder}: no slide has finished features. Run `slidemil extract` first."
-        )
+        raise UsageError(f"{job.root / folder}: no slide has finished features. Run `slidemil extract` first.")
     return FeatureSet(Path(folder), passport, files, hashes)
 
 

@@ -115,9 +115,7 @@ def feature_bytes(
         _put(file, "missing", rows, {})
         file.attrs["encoder_passport"] = json.dumps(passport, sort_keys=True, ensure_ascii=False)
         for name, value in more.items():
-            file.attrs[name] = (
-                value if isinstance(value, str | int | float) else json.dumps(value, sort_keys=True)
-            )
+            file.attrs[name] = value if isinstance(value, str | int | float) else json.dumps(value, sort_keys=True)
 
     return h5_bytes(fill)
 

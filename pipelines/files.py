@@ -13,6 +13,7 @@ import hashlib
 import io
 import json
 import os
+import platform
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -31,7 +32,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     Raises:
         EnvironmentFault: the disk is full, the folder is read-only, or the device fails.
     """
-    temporary = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = path.with_name(f".{uuid.uuid4().hex[:8]}.{os.getpid()}.{_host()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
@@ -44,6 +45,17 @@ def write_bytes(path: Path, data: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise EnvironmentFault(_explain(error, path, len(data))) from error
+
+
+def sweep_leftovers(root: Path) -> int:
+    """Delete temporary files of processes of this machine that are gone; return how many there were."""
+    swept = 0
+    for path in root.rglob(".*.tmp"):
+        _, _, pid, host, *_ = [*path.name.split("."), "", "", "", ""]
+        if host == _host() and pid.isdigit() and not _alive(int(pid)):
+            path.unlink(missing_ok=True)
+            swept += 1
+    return swept
 
 
 def write_text(path: Path, text: str) -> None:
@@ -70,11 +82,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
     """Read a table with a header row; cells are text, a byte order mark is passed over."""
     with path.open(newline="", encoding="utf-8-sig") as file:
         return [
-            {
-                (key or "").strip(): (value or "").strip()
-                for key, value in row.items()
-                if isinstance(value, str)
-            }
+            {(key or "").strip(): (value or "").strip() for key, value in row.items() if isinstance(value, str)}
             for row in csv.DictReader(file)
         ]
 
@@ -115,6 +123,20 @@ def _cell(value: object) -> object:
     if isinstance(value, str):
         return " ".join(value.split())
     return value
+
+
+def _host() -> str:
+    return "".join(sign for sign in platform.node() if sign.isalnum() or sign == "-")[:60] or "here"
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _sync_folder(folder: Path) -> None:

@@ -23,9 +23,7 @@ def look(sources: Sequence[Path], *, slide_mpp: float | None = None) -> Said:
     lines = [line for row in rows for line in _lines(row)]
     failed = any("error" in row for row in rows)
     status = "partial" if failed else "done"
-    return Said(
-        tuple(lines), {"status": status, "slides": rows}, ExitCode.SOME_FAILED if failed else ExitCode.DONE
-    )
+    return Said(tuple(lines), {"status": status, "slides": rows}, ExitCode.SOME_FAILED if failed else ExitCode.DONE)
 
 
 def _describe(entry: SlideEntry, slide_mpp: float | None) -> dict[str, Any]:
@@ -53,9 +51,7 @@ def _lines(row: dict[str, Any]) -> list[str]:
     if "error" in row:
         return [f"{row['slide_id']}: {row['error']}. {row['mend']}".rstrip()]
     mpp = row["mpp"]
-    resolution = (
-        f"{mpp[0]:.4g} × {mpp[1]:.4g} µm/px ({row['mpp_source']})" if mpp else str(row["mpp_problem"])
-    )
+    resolution = f"{mpp[0]:.4g} × {mpp[1]:.4g} µm/px ({row['mpp_source']})" if mpp else str(row["mpp_problem"])
     levels = ", ".join(f"{width} × {height}" for width, height in row["levels"])
     power = f", objective {row['objective_power']:g}x" if row["objective_power"] else ""
     return [

@@ -50,9 +50,7 @@ def read_labels(path: Path, slides: Sequence[SlideEntry], *, column: str = "labe
     key = first_of(columns, "slide_id") or first_of(columns, "path")
     if key is None:
         known = ", ".join(ALIASES["slide_id"])
-        raise UsageError(
-            f"{path}: no column names the slides (found: {', '.join(sorted(columns))}; taken: {known})."
-        )
+        raise UsageError(f"{path}: no column names the slides (found: {', '.join(sorted(columns))}; taken: {known}).")
     if column not in columns:
         raise UsageError(
             f"{path}: no column `{column}` (found: {', '.join(sorted(columns))}). Name yours with --target."
@@ -74,10 +72,7 @@ def read_labels(path: Path, slides: Sequence[SlideEntry], *, column: str = "labe
     entries = {entry.slide_id: entry for entry in slides}
     return Labels(
         label={name: row[column] for name, row in matched.items()},
-        case={
-            name: (row.get(case, "") if case else "") or entries[name].case_id
-            for name, row in matched.items()
-        },
+        case={name: (row.get(case, "") if case else "") or entries[name].case_id for name, row in matched.items()},
         split=_splits(split, matched) if split else {},
         notes=_notes(strangers, slides, matched, case),
     )
@@ -132,14 +127,10 @@ def _notes(
 ) -> tuple[str, ...]:
     notes = []
     if strangers:
-        notes.append(
-            f"{len(strangers)} labels belong to no slide of the job, e.g. {', '.join(strangers[:3])}"
-        )
+        notes.append(f"{len(strangers)} labels belong to no slide of the job, e.g. {', '.join(strangers[:3])}")
     without = [entry.slide_id for entry in slides if entry.slide_id not in matched]
     if without:
-        notes.append(
-            f"{len(without)} slides have no label and are only predicted, e.g. {', '.join(without[:3])}"
-        )
+        notes.append(f"{len(without)} slides have no label and are only predicted, e.g. {', '.join(without[:3])}")
     own = all(entry.case_id == entry.slide_id for entry in slides)
     if case is None and own:
         notes.append(

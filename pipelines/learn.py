@@ -60,9 +60,7 @@ def divide(features: FeatureSet, labels: Labels, settings: LearnSettings) -> Sid
     Raises:
         mil.TrainingDataError: one class only, too few patients, or a patient on two sides.
     """
-    slides = tuple(
-        name for name in sorted(labels.label) if name in features.files and len(features.files[name].xy)
-    )
+    slides = tuple(name for name in sorted(labels.label) if name in features.files and len(features.files[name].xy))
     if not slides:
         raise UsageError("no labelled slide has tiles: look at slides.csv for the reasons.")
     number = {name: position for position, name in enumerate(labels.classes)}
@@ -97,11 +95,7 @@ def train(
     sides = divide(features, labels, settings)
     parts = _parts(features, sides, labels.classes, settings)
     folder = job.model(name)
-    if (
-        not force
-        and current(job, folder / _METRICS, parts)
-        and current(job, folder / "model.safetensors", parts)
-    ):
+    if not force and current(job, folder / _METRICS, parts) and current(job, folder / "model.safetensors", parts):
         return sides, False
     options = train_settings(settings)
     progress.total(options.epochs)
@@ -120,9 +114,7 @@ def train(
 
 def train_settings(settings: LearnSettings) -> mil.TrainSettings:
     """Return the trainer's settings; what the user did not set keeps the trainer's default."""
-    given = {
-        name: getattr(settings, name) for name in ("epochs", "lr", "weight_decay", "dropout", "patience")
-    }
+    given = {name: getattr(settings, name) for name in ("epochs", "lr", "weight_decay", "dropout", "patience")}
     chosen = {name: value for name, value in given.items() if value is not None}
     return replace(mil.TrainSettings(head=settings.head, seed=settings.seed), **chosen)
 
@@ -167,9 +159,7 @@ def _with_validation(
     return mil.Split(train=rows[inner.train], validation=rows[inner.validation], test=split.test)
 
 
-def _parts(
-    features: FeatureSet, sides: Sides, classes: Sequence[str], settings: LearnSettings
-) -> Mapping[str, Any]:
+def _parts(features: FeatureSet, sides: Sides, classes: Sequence[str], settings: LearnSettings) -> Mapping[str, Any]:
     side_of = sides.side_of()
     rows = [
         [name, features.hashes[name], int(label), patient, side_of.get(name, "")]
@@ -179,9 +169,7 @@ def _parts(
         "slides": sha256_json(rows),
         "classes": list(classes),
         "settings": asdict(settings),
-        "trainer": {
-            key: value for key, value in asdict(train_settings(settings)).items() if key != "head_options"
-        },
+        "trainer": {key: value for key, value in asdict(train_settings(settings)).items() if key != "head_options"},
         "encoder": features.passport,
     }
 

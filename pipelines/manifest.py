@@ -70,9 +70,7 @@ def find_slides(sources: Sequence[Path]) -> Manifest:
         if source.is_dir():
             found += _from_folder(source, seen, notes)
         elif not source.exists():
-            raise UsageError(
-                f"{source}: no such file or folder. Give a folder, slide files, or a CSV manifest."
-            )
+            raise UsageError(f"{source}: no such file or folder. Give a folder, slide files, or a CSV manifest.")
         elif source.suffix.lower() == ".csv":
             found += _from_csv(source)
         else:
@@ -163,17 +161,13 @@ def _from_csv(path: Path) -> list[SlideEntry]:
             f"Name it `path`; also taken: {', '.join(ALIASES['path'])}."
         )
     mistakes: list[str] = []
-    entries = [
-        _csv_entry(row, number, path, path_column, mistakes) for number, row in enumerate(rows, start=2)
-    ]
+    entries = [_csv_entry(row, number, path, path_column, mistakes) for number, row in enumerate(rows, start=2)]
     if mistakes:
         raise UsageError(f"{path}: {len(mistakes)} rows do not fit:\n  " + "\n  ".join(mistakes[:10]))
     return entries
 
 
-def _csv_entry(
-    row: dict[str, str], number: int, table: Path, path_column: str, mistakes: list[str]
-) -> SlideEntry:
+def _csv_entry(row: dict[str, str], number: int, table: Path, path_column: str, mistakes: list[str]) -> SlideEntry:
     names = {kind: first_of(row, kind) for kind in ("slide_id", "case_id", "mpp")}
     cells = {kind: row.get(column, "") if column else "" for kind, column in names.items()}
     if not row.get(path_column):

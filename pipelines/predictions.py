@@ -55,11 +55,7 @@ def find_model(job: JobFolder, wanted: str) -> NamedModel:
         folder = outside
     else:
         known = sorted(path.name for path in job.model("").glob("*") if path.is_dir())
-        listed = (
-            f"The job has {', '.join(known)}."
-            if known
-            else "The job has none yet: train one, or give a folder."
-        )
+        listed = f"The job has {', '.join(known)}." if known else "The job has none yet: train one, or give a folder."
         raise UsageError(f"--model {wanted}: no such model. {listed}")
     model = mil.load_model(folder)
     return NamedModel(folder.resolve().name, folder, model, sha256_file(folder / "model.safetensors"))
@@ -121,9 +117,7 @@ def read_predictions(job: JobFolder, name: str) -> list[dict[str, Any]]:
     return list(read_csv(path)) if path.is_file() else []
 
 
-def _row(
-    named: NamedModel, features: FeatureSet, slide_id: str, label: str, case: str, side: str
-) -> dict[str, Any]:
+def _row(named: NamedModel, features: FeatureSet, slide_id: str, label: str, case: str, side: str) -> dict[str, Any]:
     row: dict[str, Any] = {
         "slide_id": slide_id,
         "case_id": case,
@@ -137,16 +131,11 @@ def _row(
     if row["n_tiles"] == 0:
         return row | {"pred": "", "warning": NOT_PREDICTED}
     found = mil.predict(named.model, features.bag(slide_id))[0]
-    chances = {
-        f"p_{name}": float(value)
-        for name, value in zip(named.model.classes, found.probabilities, strict=True)
-    }
+    chances = {f"p_{name}": float(value) for name, value in zip(named.model.classes, found.probabilities, strict=True)}
     return row | chances | {"pred": found.pred}
 
 
-def _cases(
-    rows: Iterable[Mapping[str, Any]], classes: Sequence[str], threshold: float | None
-) -> list[dict[str, Any]]:
+def _cases(rows: Iterable[Mapping[str, Any]], classes: Sequence[str], threshold: float | None) -> list[dict[str, Any]]:
     """Aggregate slides to cases: the mean of the slides' probabilities."""
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
@@ -197,7 +186,5 @@ def _csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> bytes:
     writer = csv.DictWriter(out, columns, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        writer.writerow(
-            {key: f"{value:.9g}" if isinstance(value, float) else value for key, value in row.items()}
-        )
+        writer.writerow({key: f"{value:.9g}" if isinstance(value, float) else value for key, value in row.items()})
     return out.getvalue().encode()

@@ -82,9 +82,7 @@ def finish(
     return seal(job, output, parts, facts)
 
 
-def seal(
-    job: JobFolder, output: Path, parts: Mapping[str, Any], facts: Mapping[str, Any] | None = None
-) -> Record:
+def seal(job: JobFolder, output: Path, parts: Mapping[str, Any], facts: Mapping[str, Any] | None = None) -> Record:
     """Write the record of an output that lies there whole."""
     record = Record(key_of(parts), dict(parts), sha256_file(output), output.stat().st_size, dict(facts or {}))
     write_json(job.record(output), asdict(record))

@@ -136,16 +136,15 @@ def finish_slide(
     name = work.entry.slide_id
     _check_missing(work, settings)
     if _look(work.entry) != work.state:
-        raise wsi.SlideError(
-            name, "the file changed while it was read", "Run again when it has been copied whole."
-        )
+        raise wsi.SlideError(name, "the file changed while it was read", "Run again when it has been copied whole.")
     kept = np.flatnonzero(work.done)
     values = np.zeros((0, dim), settings.dtype) if work.features is None else work.features[kept]
     _check_finite(name, values, work.grid.xy[kept])
     attributes = coords_attributes(name, work.grid)
     facts = slide_facts(work)
     finish(job, tiling.patches(name), coords_bytes(attributes, work.grid.xy), _without_encoder(work.parts))
-    missing = [(*map(int, work.grid.xy[row]), cause) for row, cause in sorted(work.missing.items())]
+    xy = work.grid.xy.tolist()
+    missing = [(xy[row][0], xy[row][1], cause) for row, cause in sorted(work.missing.items())]
     data = feature_bytes(attributes, work.grid.xy[kept], values, missing, passport, _more(work))
     finish(job, tiling.features(passport_name(passport), name), data, work.parts, facts)
     return facts

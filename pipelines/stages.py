@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from . import tables_of_job as tables
 from .config import ExtractSettings, LearnSettings, Settings, as_yaml
 from .errors import UsageError
-from .files import write_bytes, write_text
+from .files import sweep_leftovers, write_bytes, write_text
 from .jobfolder import JobFolder, Tiling, tiling_name
-from .labels import Labels, labels_from_manifest, read_labels
+from .labels import Labels, read_labels
 from .manifest import Manifest, SlideEntry, find_slides
 from .outcome import Outcome, Said
 from .progress import progress
@@ -47,6 +47,7 @@ def extract(
     if limit is not None:
         found = replace(found, entries=found.entries[:limit])
     encoder = _encoder(settings.extract, offline)
+    sweep_leftovers(out)
     mine, everything = tables.join(job, found)
     tables.write_manifest(job, everything)
     write_text(job.settings, as_yaml(settings))
@@ -74,9 +75,7 @@ def train(
     job = JobFolder(out)
     manifest = tables.read_manifest(job)
     table = read_labels(labels, manifest.entries, column=target)
-    return _learn(
-        job, manifest, table, settings.train, name=name, features=features, force=force, quiet=quiet
-    )
+    return _learn(job, manifest, table, settings.train, name=name, features=features, force=force, quiet=quiet)
 
 
 def predict(out: Path, model: str) -> Said:
@@ -274,9 +273,7 @@ def _learn(
     folder = choose_folder(job, features or _features_of_settings(job))
     loaded = load_features(job, folder, [entry.slide_id for entry in manifest.entries])
     name = name or settings.head
-    run = Run(
-        job, "train", {"model": name, "features": folder, **dataclasses.asdict(settings)}, list(labels.notes)
-    )
+    run = Run(job, "train", {"model": name, "features": folder, **dataclasses.asdict(settings)}, list(labels.notes))
     with progress("training", "epochs", quiet=quiet) as bar:
         sides, fresh = learn.train(job, name, loaded, labels, settings, bar, force=force)
     named: NamedModel = predictions.find_model(job, name)
@@ -316,9 +313,7 @@ def _whole(outcome: Outcome, steps: Sequence[Said], *, trained: bool) -> Outcome
     warnings = [text for step in steps for text in step.data.get("warnings", ())]
     if not trained:
         lines.insert(0, "features only: give --labels to train a model, or --model to predict with one")
-    more = {
-        key: step.data[key] for step in steps for key in ("model", "metrics", "report") if key in step.data
-    }
+    more = {key: step.data[key] for step in steps for key in ("model", "metrics", "report") if key in step.data}
     outputs = [text for step in steps for text in step.data.get("outputs", ())]
     return replace(
         outcome,

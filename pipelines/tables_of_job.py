@@ -86,9 +86,7 @@ def join(job: JobFolder, new: Manifest) -> tuple[Manifest, Manifest]:
         known = old.get(entry.slide_id)
         if known is not None and known.path.exists() and not _same(known.path, entry.path):
             renamed = name_after_path(entry)
-            notes.append(
-                f"{entry.path.name} is called {renamed.slide_id}: the job has another {entry.slide_id}"
-            )
+            notes.append(f"{entry.path.name} is called {renamed.slide_id}: the job has another {entry.slide_id}")
             entry = renamed
         mine.append(entry)
     everything = {**old, **{entry.slide_id: entry for entry in mine}}

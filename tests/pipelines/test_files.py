@@ -10,8 +10,18 @@ import h5py
 import numpy as np
 import pytest
 
+from pipelines import files
 from pipelines.errors import EnvironmentFault, ExitCode
-from pipelines.files import h5_bytes, read_csv, sha256_file, sha256_json, write_bytes, write_csv, write_json
+from pipelines.files import (
+    h5_bytes,
+    read_csv,
+    sha256_file,
+    sha256_json,
+    sweep_leftovers,
+    write_bytes,
+    write_csv,
+    write_json,
+)
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
@@ -27,6 +37,16 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     assert caught.value.exit_code == ExitCode.ENVIRONMENT
     assert target.read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
+
+
+def test_leftovers_of_dead_processes_are_swept_and_no_others(tmp_path):
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    write_bytes(tmp_path / "sub" / "a", b"x")
+    host = files._host()
+    for name in (f".1.{dead.stdout.strip()}.{host}.tmp", f".2.{os.getpid()}.{host}.tmp", ".3.1.elsewhere.tmp", "b.tmp"):
+        (tmp_path / "sub" / name).write_bytes(b"")
+    assert sweep_leftovers(tmp_path) == 1
+    assert len(list((tmp_path / "sub").iterdir())) == 4
 
 
 def test_a_full_disk_is_one_clear_error_without_a_crash(tmp_path):
