@@ -82,7 +82,7 @@ def compose_cohort(
     workers: int = 2,
     patients: int = 24,
     slides_per_patient: int = 2,
-    size: tuple[int, int] = (4480, 3360),
+    size: tuple[int, int] = (4032, 3024),
     on_slide: Callable[[DemoSlide], None] | None = None,
 ) -> Cohort:
     """Write the slides of the cohort into `folder` and tell the truth about them.
@@ -179,20 +179,21 @@ def _compose(
     width, height = size
     field = _outline_field(size, rng)
     tissue = _stroma(canvas, size, rng)
-    # The generator is asked the same questions on both kinds of slide, so nothing else depends on the label.
+    # Both kinds of slide draw the same numbers from `rng`, so nothing but the nest depends on the label.
     nest = _nest(field, rng)
-    weakened = weaken(source, float(rng.uniform(0.65, 1.0)))
+    nest_rng = np.random.default_rng(int(rng.integers(2**62)))
+    weakened = weaken(source, float(rng.uniform(0.7, 1.0)))
     _paste_pale_glands(tissue, field, nest, source, rng)
     _paste_flecks(tissue, field, nest, weakened, source, rng)
     if positive:
-        _paste_nest(tissue, nest, weakened, source, rng)
+        _paste_nest(tissue, nest, weakened, source, nest_rng)
     shape = _with_cracks(field, nest, rng)
     picture = _stained(tissue, rng)
     picture = _on_glass(picture, shape, _haze(field.shape, rng), (width, height), rng)
     if rng.random() < 0.3:
         _draw_pen(picture, field, nest, rng)
     picture += _noise(picture.shape, rng)
-    region = [_scaled(nest.polygon)] if positive else []
+    region = _polygons(_scaled(nest.polygon)) if positive else []
     return np.clip(picture, 0, 255).astype(np.uint8), region
 
 
@@ -214,9 +215,7 @@ def _outline_field(size: tuple[int, int], rng: np.random.Generator) -> Floats:
         u, v = x - center + tilt * 0.15 * y, y - tilt * 0.2 * (x - center)
         field = np.maximum(field, 1 - np.sqrt((u / across) ** 2 + (v / along) ** 2))
     unit = columns / 280
-    field += 0.09 * _noise_field(field.shape, 18 * unit, rng) + 0.03 * _noise_field(
-        field.shape, 5 * unit, rng
-    )
+    field += 0.09 * _noise_field(field.shape, 18 * unit, rng) + 0.03 * _noise_field(field.shape, 5 * unit, rng)
     return field + 0.012 * _noise_field(field.shape, 1.2, rng)
 
 
@@ -238,7 +237,7 @@ def _with_cracks(field: Floats, nest: _Nest, rng: np.random.Generator) -> Floats
 
 @dataclass(frozen=True)
 class _Nest:
-    """The place of the region: one to three overlapping lobes."""
+    """The place of the region: overlapping lobes, each filled from one window of the source."""
 
     lobes: tuple[Any, ...]
     polygon: Any
@@ -247,28 +246,36 @@ class _Nest:
 
 
 def _nest(field: Floats, rng: np.random.Generator) -> _Nest:
-    """Choose a place well inside the tissue for a nest of two or three lobes."""
+    """Choose a place well inside the tissue for a nest of three lobes around a common middle."""
     import shapely
 
-    radius = float(rng.uniform(130, 190))
-    y, x = _place(field, radius * 1.5, rng)
+    deepest = float(_depth(field).max())
+    radius = min(float(rng.uniform(105, 145)), deepest / 2)
+    y, x = _place(field, radius * 2, rng)
     turn = float(rng.uniform(0, 2 * np.pi))
-    reach = radius * float(rng.uniform(0.7, 0.95))
-    lobes = [
-        _blob((x + s * reach * np.cos(turn), y + s * reach * np.sin(turn)), radius, rng) for s in (-0.5, 0.5)
-    ]
+    lobes = []
+    for k in range(3):
+        angle = turn + k * 2.1 + float(rng.normal(0, 0.25))
+        reach = radius * float(rng.uniform(0.6, 0.95))
+        lobes.append(_blob((x + reach * np.cos(angle), y + reach * np.sin(angle)), radius, rng))
     polygon = shapely.union_all(lobes)
     return _Nest(tuple(lobes), polygon, _raster_coarse(polygon.buffer(40), field.shape))
 
 
 def _place(field: Floats, clearance: float, rng: np.random.Generator) -> tuple[float, float]:
     """Return a random (y, x) at least `clearance` px inside the tissue, or its deepest point."""
-    from scipy.ndimage import distance_transform_edt
-
-    depth = distance_transform_edt(np.pad(field > 0.02, 1))[1:-1, 1:-1] * _STEP
+    depth = _depth(field)
     rows, columns = np.nonzero(depth >= min(clearance, depth.max()))
     i = int(rng.integers(len(rows)))
     return (rows[i] + 0.5) * _STEP, (columns[i] + 0.5) * _STEP
+
+
+def _depth(field: Floats) -> Floats:
+    """Return how far inside the tissue each coarse cell lies, in pixels."""
+    from scipy.ndimage import distance_transform_edt
+
+    depth: Floats = distance_transform_edt(np.pad(field > 0.02, 1))[1:-1, 1:-1].astype(np.float32) * _STEP
+    return depth
 
 
 def _blob(center: tuple[float, float], radius: float, rng: np.random.Generator) -> Polygon:
@@ -279,9 +286,7 @@ def _blob(center: tuple[float, float], radius: float, rng: np.random.Generator) 
     r = np.ones_like(angle)
     for k in range(2, 9):
         r += rng.normal(0, 0.16 / k) * np.cos(k * angle + rng.uniform(0, 2 * np.pi))
-    points = np.stack(
-        [center[0] + radius * r * np.cos(angle), center[1] + radius * r * np.sin(angle)], axis=1
-    )
+    points = np.stack([center[0] + radius * r * np.cos(angle), center[1] + radius * r * np.sin(angle)], axis=1)
     return shapely.make_valid(shapely.Polygon(points)).buffer(0)
 
 
@@ -294,17 +299,13 @@ def _raster_coarse(polygon: Any, shape: tuple[int, ...]) -> NDArray[np.bool_]:
     return inside
 
 
-def _paste_nest(
-    tissue: Pixels, nest: _Nest, stained: Pixels, source: Source, rng: np.random.Generator
-) -> None:
+def _paste_nest(tissue: Pixels, nest: _Nest, stained: Pixels, source: Source, rng: np.random.Generator) -> None:
     """Lay brown glands into every lobe of the nest, in place."""
     for lobe in nest.lobes:
         _paste_glands(tissue, lobe, stained, source, rng)
 
 
-def _paste_pale_glands(
-    tissue: Pixels, field: Floats, nest: _Nest, source: Source, rng: np.random.Generator
-) -> None:
+def _paste_pale_glands(tissue: Pixels, field: Floats, nest: _Nest, source: Source, rng: np.random.Generator) -> None:
     """Lay glands without brown dye into the tissue of every slide, away from the nest, in place."""
     free = np.where(nest.coarse, np.float32(-1), field)
     for _ in range(int(rng.integers(3, 9))):
@@ -378,7 +379,7 @@ def _stroma(canvas: Pixels, size: tuple[int, int], rng: np.random.Generator) -> 
 
 def _stained(tissue: Pixels, rng: np.random.Generator) -> Floats:
     """Vary strength and hue of the stain: optical density times a gain for each channel."""
-    gain = rng.uniform(1.0, 1.5) * rng.normal(1.0, 0.05, size=3)
+    gain = rng.uniform(1.0, 1.5) * rng.normal(1.0, 0.06, size=3)
     density = np.log(np.maximum(np.arange(256), 1) / 252.0)
     picture = np.empty(tissue.shape, np.float32)
     for channel in range(3):
@@ -389,7 +390,7 @@ def _stained(tissue: Pixels, rng: np.random.Generator) -> Floats:
 
 def _haze(shape: tuple[int, ...], rng: np.random.Generator) -> Floats:
     """Return the transmission of unspecific dye, (rows, columns, 3): strong on some slides, uneven on all."""
-    strength = min(float(rng.exponential(0.05)), 0.16)
+    strength = min(float(rng.exponential(0.07)), 0.2)
     uneven = 1 + 0.35 * _noise_field(shape, 30, rng)
     brown = strength * np.clip(uneven, 0, 2)[..., None] * _DAB
     thickness = 0.06 * _noise_field(shape, 22, rng)[..., None]
@@ -397,9 +398,7 @@ def _haze(shape: tuple[int, ...], rng: np.random.Generator) -> Floats:
     return transmission
 
 
-def _on_glass(
-    tissue: Floats, shape: Floats, haze: Floats, size: tuple[int, int], rng: np.random.Generator
-) -> Floats:
+def _on_glass(tissue: Floats, shape: Floats, haze: Floats, size: tuple[int, int], rng: np.random.Generator) -> Floats:
     """Lay the tissue on bright glass: `shape` says where it is, `haze` what tints it."""
     opacity = np.clip(_enlarged(shape, size) * 40 + 0.5, 0, 1)
     lamp = 1 - 0.012 * _noise_field(shape.shape, 60, rng)
@@ -458,8 +457,15 @@ def _enlarge(pixels: Pixels, size: tuple[int, int]) -> Pixels:
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
 
 
+def _polygons(shape: Any) -> list[Polygon]:
+    """Return the polygons of a shape."""
+    import shapely
+
+    return [part for part in shapely.get_parts(shape) if part.geom_type == "Polygon"]
+
+
 def _scaled(polygon: Polygon) -> Polygon:
     """Return a polygon of working pixels in whole level-0 pixels."""
     import shapely
 
-    return shapely.transform(polygon, lambda points: np.rint(points * _SCALE))
+    return shapely.set_precision(shapely.transform(polygon, lambda points: points * _SCALE), 1)
