@@ -24,7 +24,9 @@ def image_type(head: bytes) -> tuple[str, ...]:
             (size,) = struct.unpack_from("<H", head, place + 6)
             start = place + 8
         if (group, element) == _IMAGE_TYPE:
-            return tuple(part.strip(" \0") for part in head[start : start + size].decode("ascii", "replace").split("\\"))
+            return tuple(
+                part.strip(" \0") for part in head[start : start + size].decode("ascii", "replace").split("\\")
+            )
         if group > _IMAGE_TYPE[0] or size == 0xFFFFFFFF:
             break
         place = start + size

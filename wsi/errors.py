@@ -26,7 +26,7 @@ def printable(text: str, *, limit: int = 300) -> str:
 
 
 class SlideError(Exception):
-    """Something about one slide; the text reads `NAME: what was found. What to do.`
+    """Something about one slide; its text is the name, what was found, and what to do.
 
     Attributes:
         slide: the file name, unescaped.

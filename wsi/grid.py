@@ -14,9 +14,7 @@ from wsi.mpp import Mpp
 from wsi.slide import Slide
 from wsi.tissue import Tissue
 
-_MPP_MEND = (
-    "Give it with --slide-mpp (e.g. --slide-mpp 0.25 for a 40x scan) or in the column mpp of a manifest."
-)
+_MPP_MEND = "Give it with --slide-mpp (e.g. --slide-mpp 0.25 for a 40x scan) or in the column mpp of a manifest."
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,9 @@ class TileSpec:
 
     def __post_init__(self) -> None:
         if self.size < 1 or not (0 < self.mpp < float("inf")) or not 0 <= self.overlap < self.size:
-            raise ValueError(f"a tile of {self.size} px at {self.mpp} µm/px with {self.overlap} px overlap cannot be cut")
+            raise ValueError(
+                f"a tile of {self.size} px at {self.mpp} µm/px with {self.overlap} px overlap cannot be cut"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,16 +196,14 @@ def _stride(footprint: int, spec: TileSpec, slide_mpp: float) -> int:
     return max(1, footprint - geometry.footprint(spec.overlap, spec.mpp, slide_mpp))
 
 
-def _read_level(
-    slide: Slide, mpp: Mpp, spec: TileSpec, footprint: tuple[int, int]
-) -> tuple[int, tuple[int, int]]:
+def _read_level(slide: Slide, mpp: Mpp, spec: TileSpec, footprint: tuple[int, int]) -> tuple[int, tuple[int, int]]:
     """Return the coarsest level that serves, and the size of a tile there.
 
     A level where whole pixels would miss the tile's width by over 1 % does not serve (small tiles only).
     """
     levels = list(enumerate(slide.levels))
     while levels:
-        best = geometry.best_level([l.downsample for _, l in levels], (spec.mpp / mpp.x, spec.mpp / mpp.y))
+        best = geometry.best_level([one.downsample for _, one in levels], (spec.mpp / mpp.x, spec.mpp / mpp.y))
         number, level = levels.pop(best)
         size = (round(footprint[0] / level.downsample[0]), round(footprint[1] / level.downsample[1]))
         off = [
@@ -235,7 +233,8 @@ def _why_empty(
     if kept.any():
         return None
     if not len(share):
-        return f"no tiles: the slide ({slide.size[0]} x {slide.size[1]} px) is smaller than one tile ({footprint[0]} x {footprint[1]} px)"
+        sizes = f"({slide.size[0]} x {slide.size[1]} px) is smaller than one tile ({footprint[0]} x {footprint[1]} px)"
+        return f"no tiles: the slide {sizes}"
     if tissue is not None and tissue.reason:
         return tissue.reason
     return f"no tiles: no tile is tissue to at least {min_tissue:.0%} (the most is {share.max():.0%})"

@@ -92,16 +92,19 @@ def plan(
         reachable = held / latency
     attainable = min(1.0, reachable / rate) if rate > 0 else 1.0
     capped_by = "memory" if held < asked else "cores" if readers < wanted else None
-    return Plan(readers, held, under_way, capped_by, attainable, _words(capped_by, attainable, wanted, readers, asked, held))
+    return Plan(
+        readers, held, under_way, capped_by, attainable, _words(capped_by, attainable, wanted, readers, asked, held)
+    )
 
 
 def _words(capped_by: str | None, attainable: float, wanted: int, readers: int, asked: int, held: int) -> str:
     if capped_by == "cores":
+        gain = f"about {1 / attainable:.1f}x" if attainable > 0 else "more"
         more = wanted - readers
-        return (
-            f"reader-bound: the consumer waits {1 - attainable:.0%}; {more} more reader{'s' if more > 1 else ''} "
-            f"would give about {1 / attainable if attainable > 0 else math.inf:.1f}x"
-        )
+        cure = f"{more} more reader{'s' if more > 1 else ''} would give {gain}"
+        if more > 8 * readers:
+            cure = f"it could take {gain} as many tiles"
+        return f"reader-bound: the consumer waits {1 - attainable:.0%}; {cure}"
     if capped_by == "memory":
         return f"memory-bound: {held} of {asked} tiles may be under way; the consumer gets {attainable:.0%} of its rate"
-    return f"the readers keep up: {readers} readers, {held} tiles under way or waiting"
+    return f"the readers keep up; {held} tiles may be under way or wait"

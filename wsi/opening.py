@@ -10,10 +10,11 @@ from pathlib import Path
 from wsi.errors import NotBrightfieldError, SlideError, TileReadError, UnreadableSlideError, printable
 from wsi.jpeg_header import read_header
 from wsi.slide import Slide
-from wsi.tiff_directory import COMPRESSION, JPEG_TABLES, PHOTOMETRIC, Directory, TiffFile, TiffProblemError
+from wsi.tiff_directory import COMPRESSION, PHOTOMETRIC, Directory, TiffFile, TiffProblemError
 
 SUFFIXES = frozenset(
-    ".svs .svslide .tif .tiff .ndpi .ndpis .scn .mrxs .bif .vms .vmu .dcm .qptiff .btf .ptif .czi .avs .isyntax".split()
+    (".svs", ".svslide", ".tif", ".tiff", ".btf", ".ptif", ".qptiff", ".ndpi", ".ndpis", ".scn", ".mrxs", ".bif")
+    + (".vms", ".vmu", ".dcm", ".czi", ".avs", ".isyntax")
 )
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _COPY = "Copy or download it again."
@@ -96,7 +97,9 @@ def _readers(path: Path, head: bytes) -> list[Open]:
     data = path.with_suffix("")
     if path.suffix.lower() == ".mrxs" and not data.is_dir():
         mend = f"Put the folder {data.name} beside it."
-        raise UnreadableSlideError(path.name, f"the folder {data.name} that holds a MIRAX slide's data is missing", mend)
+        raise UnreadableSlideError(
+            path.name, f"the folder {data.name} that holds a MIRAX slide's data is missing", mend
+        )
     what = _kind_of(head)
     if what is not None and path.suffix.lower() != ".mrxs":  # a MIRAX slide is a small JPEG beside its folder
         raise UnreadableSlideError(path.name, f"this is {what}, not a slide", _COPY)

@@ -27,7 +27,7 @@ def resize_area(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np
     down = weights(rows, height) @ image.reshape(rows, columns * 3).astype(np.float32)
     turned = np.ascontiguousarray(down.reshape(height, columns, 3).transpose(1, 0, 2)).reshape(columns, height * 3)
     across = (weights(columns, width) @ turned).reshape(width, height, 3).transpose(1, 0, 2)
-    return (across + 0.5).astype(np.uint8)
+    return np.asarray(across + 0.5, np.uint8)
 
 
 @lru_cache(maxsize=256)

@@ -93,9 +93,7 @@ class Slide(Protocol):
     ) -> None: ...
 
 
-def open_slide(
-    path: str | Path, *, slide_mpp: float | None = None, manifest_mpp: float | None = None
-) -> Slide:
+def open_slide(path: str | Path, *, slide_mpp: float | None = None, manifest_mpp: float | None = None) -> Slide:
     """Open a slide with the reader that can read it, chosen by the file's content.
 
     OpenSlide serves what it fully supports. OME-TIFF, whose levels it does not see, and TIFF that it refuses (untiled,

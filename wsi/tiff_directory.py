@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,7 +62,7 @@ class Directory:
     tags: dict[int, Tag]
     children: list[Directory] = field(default_factory=list)
 
-    def numbers(self, tag: int) -> NDArray[np.generic]:
+    def numbers(self, tag: int) -> NDArray[Any]:
         """Return the values of a tag, empty where it is absent."""
         entry = self.tags.get(tag)
         return np.empty(0, np.uint8) if entry is None else self.file.values(entry)
@@ -98,7 +98,7 @@ class Directory:
         return self.number(SAMPLES, 1)
 
     @cached_property
-    def places(self) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
+    def places(self) -> tuple[NDArray[Any], NDArray[Any]]:
         """Offsets and byte counts of the tiles or strips."""
         tags = (TILE_OFFSETS, TILE_COUNTS) if self.tiled else (STRIP_OFFSETS, STRIP_COUNTS)
         return self.numbers(tags[0]), self.numbers(tags[1])
@@ -166,9 +166,9 @@ class TiffFile:
             raise TiffProblemError(f"it is cut short: {what} ({self.size:,} bytes)")
         return data
 
-    def values(self, tag: Tag) -> NDArray[np.generic]:
+    def values(self, tag: Tag) -> NDArray[Any]:
         """Return a tag's values; rationals as pairs."""
-        return np.frombuffer(self.read(tag.place, tag.size), np.dtype(_TYPES[tag.kind]).newbyteorder(self._order))
+        return np.frombuffer(self.read(tag.place, tag.size), np.dtype(self._order + _TYPES[tag.kind]))
 
     def _read_header(self) -> None:
         head = self.read(0, 8)

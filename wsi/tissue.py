@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from wsi.errors import NotBrightfieldError
+from wsi.geometry import best_level
 from wsi.resize import resize_area
 from wsi.slide import Slide
 
@@ -112,9 +113,7 @@ def thumbnail(slide: Slide, settings: TissueSettings) -> tuple[NDArray[np.uint8]
     """
     width, height = _mask_size(slide, settings)
     ratio = slide.size[0] / width, slide.size[1] / height
-    from wsi.geometry import best_level
-
-    level = best_level([l.downsample for l in slide.levels], ratio)
+    level = best_level([one.downsample for one in slide.levels], ratio)
     out = np.empty((height, width, 3), np.uint8)
     dx, dy = slide.levels[level].downsample
     step = max(1, int(1024 * min(dx, dy) / max(ratio)))
@@ -175,7 +174,7 @@ def glass_of(picture: NDArray[np.uint8]) -> NDArray[np.float64]:
     glassy = (low > 190) & (high - low < 25)
     if glassy.mean() < 0.005:
         return _PLAIN_GLASS
-    return np.median(picture[glassy], axis=0).astype(np.float64)
+    return np.asarray(np.median(picture[glassy], axis=0), np.float64)
 
 
 def optical_density(picture: NDArray[np.uint8], glass: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -55,7 +55,7 @@ class BaseSlide(ABC):
     def _read(self, x: int, y: int, width: int, height: int, level: int) -> NDArray[np.uint8]:
         """As `read`, with arguments that were checked. Raises TileReadError, or what the library raises."""
 
-    def _close(self) -> None:
+    def _close(self) -> None:  # noqa: B027  # nothing to do is a fine default
         """Let go of the file."""
 
     def read(self, x: int, y: int, width: int, height: int, *, level: int = 0) -> NDArray[np.uint8]:
@@ -108,7 +108,7 @@ def on_white(rgba: NDArray[np.uint8], *, premultiplied: bool = False) -> NDArray
     opaque = alpha.astype(np.uint16)
     if not premultiplied:
         colour = (colour * opaque + WHITE // 2) // WHITE
-    return np.minimum(colour + (WHITE - opaque), WHITE).astype(np.uint8)
+    return np.asarray(np.minimum(colour + (WHITE - opaque), WHITE), np.uint8)
 
 
 @dataclass(frozen=True)

@@ -84,9 +84,7 @@ class MemorySlide(BaseSlide):
         if self._on_read is not None:
             self._on_read(x, y, width, height, level)
         dx, dy = self.levels[level].downsample
-        return crop_on_white(
-            self._arrays[level], level_from_level0(x, dx), level_from_level0(y, dy), width, height
-        )
+        return crop_on_white(self._arrays[level], level_from_level0(x, dx), level_from_level0(y, dy), width, height)
 
 
 def crop_on_white(image: NDArray[np.uint8], x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:

@@ -79,7 +79,7 @@ def _open(path: Path) -> openslide.OpenSlide:
 
 
 def _levels(sizes: tuple[tuple[int, int], ...]) -> dict[int, Level]:
-    """Return OpenSlide's level numbers with our levels; a level of another shape shows another region and is left out."""
+    """Return OpenSlide's level numbers with our levels; one of another shape shows another region and is left out."""
     kept = {}
     for number, size in enumerate(sizes):
         downsample = downsample_of(sizes[0], size)

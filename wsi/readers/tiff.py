@@ -176,9 +176,7 @@ def _planes(tiff: tifffile.TiffFile, name: str) -> tuple[_Plane, ...]:
     pages = sorted((level.keyframe for level in series.levels), key=lambda p: -p.imagewidth * p.imagelength)
     first = pages[0].imagewidth, pages[0].imagelength
     return tuple(
-        _plane(page, name)
-        for page in pages
-        if downsample_of(first, (page.imagewidth, page.imagelength)) is not None
+        _plane(page, name) for page in pages if downsample_of(first, (page.imagewidth, page.imagelength)) is not None
     )
 
 
@@ -235,7 +233,7 @@ def _decoder(
         raise UnreadableSlideError(name, f"its colours are stored as {kind} with {samples} channels", _RETILE)
     if jpeg and page.planarconfig == 1 and samples == 3 and dtype == np.uint8:
         tables, named = page.jpegtables, "ycbcr" if photometric == _YCBCR else "rgb"
-        return lambda parts, index: _decode_jpeg(parts[0] or b"", tables, named, tile_height, tile_width)
+        return lambda parts, _: _decode_jpeg(parts[0] or b"", tables, named, tile_height, tile_width)
     premultiplied = 1 in tuple(int(e) for e in page.extrasamples)
     return lambda parts, index: _to_rgb(_raw(page, parts, index), premultiplied)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import threading
 import warnings
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +15,7 @@ from numpy.typing import NDArray
 from wsi import mpp as pixel_size
 from wsi.errors import UnreadableSlideError
 from wsi.geometry import downsample_of, level_from_level0
-from wsi.readers.base import BaseSlide, Facts, on_white
+from wsi.readers.base import BaseSlide, Facts
 from wsi.readers.memory import crop_on_white
 from wsi.slide import Level
 
@@ -36,7 +38,7 @@ class TiffslideSlide(BaseSlide):
                 handle = on_error.enter_context(tiffslide.TiffSlide(path))
                 properties = dict(handle.properties)
                 sizes = tuple(handle.level_dimensions)
-                sample = np.asarray(handle.read_region((0, 0), len(sizes) - 1, (1, 1), as_array=True))
+                sample = handle.read_region((0, 0), len(sizes) - 1, (1, 1), as_array=True)
             except Exception as error:  # the border: about forty kinds
                 what = f"tiffslide cannot open it ({error})"
                 raise UnreadableSlideError(path.name, what) from error.with_traceback(None)
@@ -53,7 +55,7 @@ class TiffslideSlide(BaseSlide):
             Facts(
                 path=path,
                 name=path.name,
-                reader=f"tiffslide {tiffslide.__version__}",
+                reader=f"tiffslide {version('tiffslide')}",
                 levels=tuple(levels.values()),
                 vendor=properties.get("tiffslide.vendor"),
                 mpp=value,
@@ -70,12 +72,12 @@ class TiffslideSlide(BaseSlide):
         left, top = level_from_level0(x, dx), level_from_level0(y, dy)
         a, b = min(max(left, 0), plane.width), min(max(top, 0), plane.height)
         c, d = max(min(left + width, plane.width), a), max(min(top + height, plane.height), b)
-        inside = np.empty((0, 0, 3), np.uint8)
+        inside: NDArray[np.uint8] = np.empty((0, 0, 3), np.uint8)
         if c > a and d > b:  # only what lies on the slide: outside it tiffslide is black
             where = (round(a * dx), round(b * dy)), self._native[level], (c - a, d - b)
             with self._lock:
                 region = self._handle.read_region(*where, as_array=True)
-            inside = on_white(region) if region.shape[-1] == 4 else region
+            inside = np.asarray(region, np.uint8)
         return crop_on_white(inside, left - a, top - b, width, height)
 
     def _close(self) -> None:
@@ -83,7 +85,7 @@ class TiffslideSlide(BaseSlide):
             self._handle.close()
 
 
-def _check(path: Path, sizes: tuple[tuple[int, int], ...], sample: NDArray[np.uint8]) -> None:
+def _check(path: Path, sizes: tuple[tuple[int, int], ...], sample: NDArray[Any]) -> None:
     if sample.dtype != np.uint8 or sample.shape[-1] != 3:
         raise UnreadableSlideError(path.name, f"tiffslide gives {sample.dtype} pixels of {sample.shape[-1]} channels")
     if list(sizes) != sorted(sizes, key=lambda s: -s[0] * s[1]):

@@ -1,0 +1,383 @@
+"""The threads behind `prefetch`: one feeder that pulls slides, readers that fill slabs, and their shared state.
+
+Every field of `Engine` is guarded by its one lock; reads, decoding and resizing happen outside of it. No thread holds
+a reference to the `TileStream`, so an abandoned stream is collected, and its finalizer stops the threads.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi.cores import available_cores
+from wsi.errors import SlideError, TileReadError
+from wsi.grid import TileGrid
+from wsi.measure import Meter
+from wsi.plan import ReadPlan, ReadRequest, read_plan
+from wsi.slide import Slide
+
+_AHEAD = 2
+"""Slides that are open and not yet begun, or begun and not yet all asked for."""
+_MOST_READERS = 64
+_JOIN_SECONDS = 60.0
+
+
+class Slab:
+    """One batch in the making: its pixels and where each row comes from."""
+
+    def __init__(self, pixels: NDArray[np.uint8]) -> None:
+        self.pixels = pixels
+        self.slide = np.zeros(len(pixels), np.int64)
+        self.index = np.zeros(len(pixels), np.int64)
+        self.ok = np.zeros(len(pixels), bool)
+        self.clear()
+
+    def clear(self) -> None:
+        """Make it ready to be filled anew."""
+        self.reserved = self.done = 0
+        self.errors: dict[int, TileReadError] = {}
+
+
+@dataclass(eq=False)
+class _Source:
+    """One slide that is being read."""
+
+    ordinal: int
+    slide: Slide
+    plan: ReadPlan
+    requests: Any
+    left: int
+    """Tiles that were not read yet."""
+
+
+@dataclass(eq=False)
+class _Read:
+    """One request under way, and the rows it took in slabs."""
+
+    source: _Source
+    request: ReadRequest
+    asked: float
+    placed: list[tuple[Slab, int, int]] = field(default_factory=list)
+
+
+class Engine:
+    """See the module; made by `wsi.prefetch.stream`."""
+
+    def __init__(
+        self,
+        sources: Iterable[tuple[Slide, TileGrid]],
+        *,
+        batch_size: int,
+        workers: int | None,
+        memory: int,
+        allocate: Callable[[tuple[int, ...], Any], NDArray[np.uint8]],
+        probe: int,
+        close_slides: bool,
+    ) -> None:
+        self._iterable = sources
+        self._batch = batch_size
+        self._memory = memory
+        self._allocate = allocate
+        self._close_slides = close_slides
+        start = workers or available_cores()
+        self._meter = Meter(start, start if workers else max(start, _MOST_READERS), probe)
+        self._lock = threading.Lock()
+        self._work = threading.Condition(self._lock)  # readers: a request may be begun
+        self._space = threading.Condition(self._lock)  # readers: a slab is free
+        self._ready = threading.Condition(self._lock)  # the consumer: a slab is full, or all is over
+        self._want = threading.Condition(self._lock)  # the feeder: another slide may be opened
+        self._threads: list[threading.Thread] = []
+        self._queue: deque[_Source] = deque()
+        self._fed = self._stopping = self._started = False
+        self._error: BaseException | None = None
+        self._bug: BaseException | None = None
+        self._tile = 0
+        self._slabs_made = 0
+        self._most_slabs = 2
+        self._free: list[Slab] = []
+        self._full: deque[Slab] = deque()
+        self._filling: Slab | None = None
+        self._held: Slab | None = None
+        self._waiting_or_under_way = 0
+        self._under_way = 0
+
+    # ------------------------------------------------------------------ the consumer
+
+    def next_slab(self) -> Slab | None:
+        """Take the last slab back and hand out the next full one; None at the end."""
+        began = time.perf_counter()
+        with self._lock:
+            self._start()
+            if self._held is not None:
+                self._free.append(self._held)
+                self._held = None
+                self._space.notify()
+            while not (self._full or self._over() or self._bug or self._stopping):
+                self._ready.wait()
+            if self._bug is not None:
+                raise self._bug
+            if not self._full:
+                self._meter.waited(began, 0)
+                if self._error is not None and not self._stopping:
+                    error, self._error = self._error, None
+                    raise error
+                return None
+            slab = self._held = self._full.popleft()
+            self._waiting_or_under_way -= slab.reserved
+            self._meter.waited(began, slab.reserved)
+            self._work.notify_all()
+            return slab
+
+    def measurements(self) -> dict[str, Any]:
+        """Return the fields of a StreamRecord."""
+        with self._lock:
+            return self._meter.summary()
+
+    def stop(self) -> None:
+        """Tell all threads to end; returns at once."""
+        with self._lock:
+            self._stopping = True
+            for condition in (self._work, self._space, self._ready, self._want):
+                condition.notify_all()
+
+    def close(self) -> None:
+        """Stop, and wait for the reads that are under way."""
+        self.stop()
+        for thread in list(self._threads):
+            if thread is not threading.current_thread():
+                thread.join(_JOIN_SECONDS)
+        with self._lock:
+            self._free, self._held, self._filling = [], None, None
+            self._full.clear()
+            self._queue.clear()
+
+    def _start(self) -> None:
+        if self._started or self._stopping:
+            return
+        self._started = True
+        self._meter.begin()
+        self._spawn(self._feed, "tiles-feeder")
+
+    def _spawn(self, target: Callable[[], None], name: str) -> None:
+        thread = threading.Thread(target=target, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _over(self) -> bool:
+        """Whether nothing more will come: all slides pulled, all requests begun, none under way, no rest waiting."""
+        return self._fed and not self._queue and not self._under_way and self._filling is None
+
+    # ------------------------------------------------------------------ the feeder
+
+    def _feed(self) -> None:
+        iterator = None
+        try:
+            iterator = iter(self._iterable)
+            for ordinal, (slide, grid) in enumerate(iterator):
+                if not self._offer(ordinal, slide, grid):
+                    break
+                with self._lock:
+                    while len(self._queue) >= _AHEAD and not self._stopping:
+                        self._want.wait()
+                    if self._stopping:
+                        break
+        except BaseException as error:
+            with self._lock:
+                self._error = error
+        finally:
+            self._end_feed(iterator)
+
+    def _end_feed(self, iterator: Any) -> None:
+        if hasattr(iterator, "close"):  # a generator's own clean-up, in the thread that ran it
+            try:
+                iterator.close()
+            except BaseException as error:
+                with self._lock:
+                    self._error = self._error or error
+        with self._lock:
+            self._fed = True
+            self._flush()
+            self._work.notify_all()
+            self._ready.notify_all()
+
+    def _offer(self, ordinal: int, slide: Slide, grid: TileGrid) -> bool:
+        """Put a slide in the queue; False where the stream is being stopped."""
+        if not len(grid):
+            if self._close_slides:
+                slide.close()
+            return True
+        plan = read_plan(slide, grid)
+        with self._lock:
+            if self._stopping:
+                return False
+            if self._tile not in (0, grid.spec.size):
+                raise ValueError(
+                    f"{slide.name}: tiles of {grid.spec.size} px after tiles of {self._tile} px in one stream"
+                )
+            if not self._tile:
+                self._prepare(grid.spec.size, plan)
+            self._queue.append(_Source(ordinal, slide, plan, plan.requests(), len(grid)))
+            self._work.notify_all()
+        return True
+
+    def _prepare(self, tile: int, plan: ReadPlan) -> None:
+        """Fix the number of slabs that memory allows, and start the readers."""
+        self._tile = tile
+        slab = self._batch * tile * tile * 3
+        scratch = self._meter.readers * plan.scratch_bytes
+        self._most_slabs = max(2, (self._memory - scratch) // slab)
+        places = (self._most_slabs - 1) * self._batch
+        self._meter.set_caps(max(places - self._batch, (places + 1) // 2))
+        self._add_readers()
+
+    def _add_readers(self) -> None:
+        for number in range(len(self._threads) - 1, self._meter.readers):
+            self._spawn(partial(self._read_all, number), f"tiles-reader-{number}")
+
+    # ------------------------------------------------------------------ the readers
+
+    def _read_all(self, number: int) -> None:
+        while (read := self._begin(number)) is not None:
+            busy = time.thread_time()
+            error: TileReadError | None = None
+            try:
+                read.source.plan.read(read.request, partial(self._place, read))
+            except _StoppedError:
+                return
+            except SlideError as problem:
+                error = _as_tile_error(problem)
+            except BaseException as bug:
+                with self._lock:
+                    self._bug = self._bug or bug
+                    self._ready.notify_all()
+                return
+            self._finish(read, error, time.thread_time() - busy)
+
+    def _begin(self, number: int) -> _Read | None:
+        """Take the next request as soon as there is one and room for it; None at the end."""
+        with self._lock:
+            while not self._stopping:
+                if self._fed and not self._queue:
+                    return None
+                if self._queue and number < self._meter.readers:
+                    source = self._queue[0]
+                    if self._room_for(source.plan.most_rows):
+                        request = next(source.requests, None)
+                        if request is not None:
+                            return self._started_read(source, request)
+                        self._queue.popleft()
+                        self._want.notify()
+                        self._flush()
+                        self._ready.notify_all()
+                        continue
+                self._work.wait()
+            return None
+
+    def _started_read(self, source: _Source, request: ReadRequest) -> _Read:
+        tiles = len(request.rows)
+        self._waiting_or_under_way += tiles
+        self._under_way += 1
+        return _Read(source, request, self._meter.asked(tiles))
+
+    def _room_for(self, tiles: int) -> bool:
+        limit = min(self._batch + self._meter.depth, (self._most_slabs - 1) * self._batch)
+        return self._waiting_or_under_way + tiles <= limit or not self._waiting_or_under_way
+
+    def _place(self, read: _Read, row: int) -> NDArray[np.uint8]:
+        """Give a tile that is at hand its row in the slab that is being filled."""
+        with self._lock:
+            slab = self._slab_with_space()
+            slot = slab.reserved
+            slab.reserved += 1
+            if slab.reserved == self._batch:
+                self._filling = None
+        slab.slide[slot], slab.index[slot], slab.ok[slot] = read.source.ordinal, row, True
+        read.placed.append((slab, slot, row))
+        view: NDArray[np.uint8] = slab.pixels[slot]
+        return view
+
+    def _slab_with_space(self) -> Slab:
+        while self._filling is None:
+            if self._stopping:
+                raise _StoppedError
+            if self._free:
+                self._filling = self._free.pop()
+                self._filling.clear()
+            elif self._slabs_made < self._most_slabs:
+                shape = (self._batch, self._tile, self._tile, 3)
+                self._filling = Slab(self._allocate(shape, np.uint8))
+                self._slabs_made += 1
+            else:
+                self._space.wait()
+        return self._filling
+
+    def _finish(self, read: _Read, error: TileReadError | None, busy: float) -> None:
+        if error is not None:
+            self._mark_failed(read, error)
+        with self._lock:
+            self._under_way -= 1
+            tiles = len(read.request.rows)
+            grown = self._meter.had(read.asked, tiles, 0 if error is None else tiles, busy)
+            for slab, _, _ in read.placed:
+                slab.done += 1
+                if slab.done == self._batch:
+                    self._hand_on(slab)
+            self._flush()
+            if grown:
+                self._add_readers()
+                self._work.notify_all()
+            if self._over():
+                self._ready.notify_all()
+                self._work.notify_all()
+        source = read.source
+        with self._lock:
+            source.left -= tiles
+            ended = source.left == 0
+        if ended and self._close_slides:
+            source.slide.close()
+
+    def _mark_failed(self, read: _Read, error: TileReadError) -> None:
+        """Record each tile of a failed request as missing; none is invented."""
+        placed = {row for _, _, row in read.placed}
+        try:
+            for row in read.request.rows:
+                if row not in placed:
+                    self._place(read, row)
+        except _StoppedError:
+            return
+        for slab, slot, _ in read.placed:
+            slab.pixels[slot] = 0
+            slab.ok[slot] = False
+            slab.errors[slot] = error
+
+    def _hand_on(self, slab: Slab) -> None:
+        self._full.append(slab)
+        self._ready.notify_all()
+
+    def _flush(self) -> None:
+        """Hand on the last, smaller batch once nothing more can come into it."""
+        slab = self._filling
+        if self._fed and not self._queue and not self._under_way and slab is not None and slab.done == slab.reserved:
+            self._filling = None
+            if slab.reserved:
+                self._hand_on(slab)
+
+
+class _StoppedError(Exception):
+    """The stream was closed while a read waited for room."""
+
+
+def _as_tile_error(error: SlideError) -> TileReadError:
+    if isinstance(error, TileReadError):
+        return error
+    wrapped = TileReadError(error.slide, error.what, error.mend)
+    wrapped.__cause__ = error
+    return wrapped

@@ -1,0 +1,164 @@
+"""The queue's own clock: λ, W, L, how many readers and how deep, planned anew while it runs.
+
+Not locked: the engine calls it under its lock.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import Any
+
+import numpy as np
+
+from wsi import littles_law
+from wsi.adapt import ReaderCount, Window
+
+_WINDOW_SECONDS = 0.25
+_KEPT = 65536
+
+
+class Meter:
+    """Counts requests and hand-overs; plans depth and readers from them.
+
+    Args:
+        readers: reading threads to start with.
+        most_readers: the most there may ever be.
+        probe: tiles to be read before the first plan.
+    """
+
+    def __init__(self, readers: int, most_readers: int, probe: int) -> None:
+        self._count = ReaderCount(readers, most_readers)
+        self._probe = probe
+        self._most_depth = 2**31
+        self._plan: littles_law.Plan | None = None
+        self.readers = readers
+        self.depth = littles_law.depth(readers)
+        self._latencies: list[float] = []
+        self._dice = random.Random(0)  # noqa: S311
+        self._reads = self._failed = self._tiles = 0
+        self._latency_sum = self._waited = self._first_batch = 0.0
+        self._began = self._last = 0.0
+        self._under_way, self._area, self._area_at = 0, 0.0, 0.0
+        self._window = _Tally()
+
+    def set_caps(self, most_depth: int) -> None:
+        """Set how many tiles memory lets be under way or wait."""
+        self._most_depth = most_depth
+        self.depth = min(self.depth, most_depth)
+
+    def begin(self) -> None:
+        """Start the clock."""
+        self._began = self._last = self._area_at = time.perf_counter()
+        self._window = _Tally(self._began)
+
+    def asked(self, tiles: int) -> float:
+        """Note a request; returns when."""
+        now = self._count_area()
+        self._under_way += tiles
+        return now
+
+    def had(self, asked: float, tiles: int, failed: int, busy: float) -> bool:
+        """Note a request's end; returns whether more readers are wanted than before.
+
+        Args:
+            asked: what `asked` returned.
+            tiles: how many it gave, failed ones included.
+            failed: how many of them failed.
+            busy: processor seconds it took.
+        """
+        now = self._count_area()
+        self._under_way -= tiles
+        latency = now - asked
+        self._reads += tiles
+        self._failed += failed
+        self._latency_sum += latency * tiles
+        self._keep(latency)
+        self._window.add(tiles, latency, busy)
+        return self._plan_anew(now)
+
+    def waited(self, since: float, tiles: int) -> None:
+        """Note that the consumer asked at `since` and got a batch of `tiles` now (0 at the end)."""
+        now = time.perf_counter()
+        self._waited += now - since
+        self._window.waited += now - since
+        self._window.tiles += tiles
+        if tiles and not self._tiles:
+            self._first_batch = now - self._began
+        self._tiles += tiles
+        self._count_area()
+        self._last = now
+
+    def summary(self) -> dict[str, Any]:
+        """Return the fields of a StreamRecord."""
+        seconds = max(self._last - self._began, 1e-9)
+        mean = self._latency_sum / self._reads if self._reads else 0.0
+        rate = self._tiles / seconds
+        return {
+            "lambda_": rate,
+            "W_mean": mean,
+            "W_p99": float(np.percentile(self._latencies, 99)) if self._latencies else 0.0,
+            "L": littles_law.in_flight(rate, mean),
+            "in_flight": self._area / max(self._area_at - self._began, 1e-9),
+            "depth": self.depth,
+            "workers": self.readers,
+            "wait": min(1.0, self._waited / seconds),
+            "tiles": self._tiles,
+            "failed": self._failed,
+            "seconds": seconds,
+            "first_batch": self._first_batch,
+            "capped_by": self._plan.capped_by if self._plan else None,
+            "text": self._plan.text if self._plan else "too few tiles to plan from",
+        }
+
+    def _count_area(self) -> float:
+        now = time.perf_counter()
+        self._area += self._under_way * (now - self._area_at)
+        self._area_at = now
+        return now
+
+    def _keep(self, latency: float) -> None:
+        if len(self._latencies) < _KEPT:
+            self._latencies.append(latency)
+        elif (place := self._dice.randrange(self._reads)) < _KEPT:
+            self._latencies[place] = latency
+
+    def _plan_anew(self, now: float) -> bool:
+        tally = self._window
+        if now - tally.began < _WINDOW_SECONDS or tally.reads < self._probe or not tally.tiles:
+            return False
+        window = tally.close(now)
+        self._window = _Tally(now)
+        needed = littles_law.readers_needed(window.appetite, window.latency)
+        before = self.readers
+        self.readers = self._count.look(window, needed)
+        self._plan = littles_law.plan(
+            window.appetite, window.latency, most_readers=self.readers, most_depth=self._most_depth
+        )
+        self.depth = self._plan.depth
+        return self.readers > before
+
+
+class _Tally:
+    """Sums since the last plan."""
+
+    def __init__(self, began: float = 0.0) -> None:
+        self.began = began
+        self.tiles = self.reads = 0
+        self.waited = self._latency = self._wall = self._busy = 0.0
+
+    def add(self, tiles: int, latency: float, busy: float) -> None:
+        self.reads += tiles
+        self._latency += latency * tiles
+        self._wall += latency
+        self._busy += busy
+
+    def close(self, now: float) -> Window:
+        return Window(
+            seconds=now - self.began,
+            tiles=self.tiles,
+            reads=self.reads,
+            waited=self.waited,
+            latency=self._latency / self.reads,
+            core_share=self._busy / max(self._wall, 1e-9),
+        )
