@@ -1,0 +1,42 @@
+"""One small cohort and one finished job, shared by the tests of the pipeline."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from _command import slidemil
+
+from pipelines.demo import write_truth
+from pipelines.demo_cohort import Cohort, compose_cohort
+from pipelines.jobfolder import JobFolder
+
+
+@pytest.fixture(scope="session")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
+    """Twelve slides of six patients, composed once."""
+    return compose_cohort(tmp_path_factory.mktemp("cohort") / "slides", patients=6, size=(2016, 2016))
+
+
+@pytest.fixture(scope="session")
+def labels(cohort: Cohort) -> Path:
+    """The labels of the cohort, with a split by patient."""
+    folder = cohort.slides[0].path.parent.parent
+    write_truth(JobFolder(folder), cohort)
+    return folder / "truth" / "labels.csv"
+
+
+@pytest.fixture(scope="session")
+def finished(cohort: Cohort, labels: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A job that ran to its end; tests that change it copy it first."""
+    job = tmp_path_factory.mktemp("finished") / "job"
+    code, said = slidemil("run", cohort.slides[0].path.parent, "-o", job, "-l", labels, "-q")
+    assert code == 0, said
+    return job
+
+
+@pytest.fixture
+def job(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished job."""
+    return Path(shutil.copytree(finished, tmp_path / "job"))
