@@ -106,7 +106,9 @@ def perfect_lower_bound(labels: ArrayLike, groups: Sequence[str], *, level: floa
     return float(((1 - level) / 2) ** (1 / k)) if k else float("nan")
 
 
-def roc_curve(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+def roc_curve(
+    labels: ArrayLike, scores: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """False and true positive rate at every distinct threshold, from "none" (infinite) to "all".
 
     Returns:
@@ -195,9 +197,12 @@ def evaluate(
         **_ranking(y, p, patients, resamples, level, seed),
         **_decisions(confusion),
         "brier": float(((p - np.eye(len(classes))[y]) ** 2).sum(axis=1).mean() / (2 if len(classes) == 2 else 1)),
-        "accuracy_interval": _ends(bootstrap_interval(y, predicted, patients, _agreement, n=resamples, level=level, seed=seed)),
+        "accuracy_interval": _ends(
+            bootstrap_interval(y, predicted, patients, _agreement, n=resamples, level=level, seed=seed)
+        ),
     }
-    return _jsonable(result)
+    clean: dict[str, Any] = _jsonable(result)
+    return clean
 
 
 def _ranking(

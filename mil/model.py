@@ -44,7 +44,7 @@ class TrainedModel:
     def described(
         self, *, encoder: Mapping[str, Any] | None = None, tile: Mapping[str, Any] | None = None, **more: Any
     ) -> TrainedModel:
-        """Return the model with the passport of its encoder, its tiles (size in px, mpp in µm/px) and more to record."""
+        """Return the model with its encoder's passport, its tiles (size in px, mpp in µm/px) and more to record."""
         extra = {"encoder": encoder, "tile": tile, **more}
         return replace(self, config={**self.config, **{key: v for key, v in extra.items() if v is not None}})
 
@@ -100,7 +100,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise ModelError(f"{folder.name}: {CONFIG} is not of a slidemil model (no format={FORMAT!r}).")
     if config.get("version") != VERSION:
         raise ModelError(
-            f"{folder.name}: written in version {config.get('version')}, this slidemil reads {VERSION}. Update slidemil."
+            f"{folder.name}: written in version {config.get('version')}, this slidemil reads {VERSION}. Update it."
         )
     return config
 

@@ -63,8 +63,7 @@ def _data(training: dict[str, Any]) -> list[str]:
     """Lines on slides, patients and the chosen epoch."""
     slides, patients = training["slides"], training["patients"]
     rows = [
-        f"| {name} | {count['train']} | {count['validation']} |"
-        for name, count in training["slides_per_class"].items()
+        f"| {name} | {count['train']} | {count['validation']} |" for name, count in training["slides_per_class"].items()
     ]
     return [
         f"{slides['train']} slides of {patients['train']} patients for training, {slides['validation']} slides of "

@@ -116,7 +116,7 @@ def _fold_of(value: str, row: int) -> str:
     word = value.strip().lower()
     if word and word not in _ALIASES:
         raise TrainingDataError(
-            f"row {row}: the split says {value!r}.{did_you_mean(word, _ALIASES)} Use train, val or test, or leave it empty."
+            f"row {row}: the split says {value!r}.{did_you_mean(word, _ALIASES)} Use train, val, test or an empty cell."
         )
     return _ALIASES.get(word, "")
 
@@ -125,8 +125,7 @@ def _check_shares(test: float, validation: float) -> None:
     """Raise unless there is something left to train on and something to stop by."""
     if not (0 <= test < 1 and 0 < validation < 1 and test + validation < 1):
         raise TrainingDataError(
-            f"shares test={test}, validation={validation} cannot be: validation must be over 0, "
-            "both together under 1."
+            f"shares test={test}, validation={validation} cannot be: validation must be over 0, both together under 1."
         )
 
 
@@ -147,9 +146,7 @@ def _check_enough(classes_of: dict[str, frozenset[int]], sides: Sequence[str]) -
         )
 
 
-def _deal(
-    classes_of: dict[str, frozenset[int]], shares: dict[str, float], rng: np.random.Generator
-) -> dict[str, str]:
+def _deal(classes_of: dict[str, frozenset[int]], shares: dict[str, float], rng: np.random.Generator) -> dict[str, str]:
     """Shuffle the patients of each kind (the set of classes they have) and cut the row by the shares."""
     kinds: dict[tuple[int, ...], list[str]] = {}
     for patient, classes in classes_of.items():

@@ -144,7 +144,9 @@ def _check_data(train: BagSet, validation: BagSet, classes: Sequence[str]) -> No
             raise TrainingDataError(f"no {name} slides. Label more patients, or change the shares of the split.")
         wrong = [int(v) for v in side.labels if not 0 <= int(v) < len(classes)]
         if wrong:
-            raise TrainingDataError(f"{name} label {wrong[0]} names no class; there are {len(classes)}: {list(classes)}.")
+            raise TrainingDataError(
+                f"{name} label {wrong[0]} names no class; there are {len(classes)}: {list(classes)}."
+            )
     found = sorted({classes[int(v)] for v in train.labels})
     if len(found) < len(classes) or len(found) < 2:
         raise TrainingDataError(
@@ -327,5 +329,3 @@ def _config(
         },
         "versions": versions(),
     }
-
-

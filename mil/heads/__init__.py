@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ..errors import MilError, UnknownHeadError, did_you_mean
+from mil.errors import MilError, UnknownHeadError, did_you_mean
+
 from .abmil import ABMIL, GatedABMIL
 from .base import Contract, Head, MILOutput
 from .max import MaxHead

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..bag import Bag
-from ..pooling import segment_softmax, segment_weighted_sum
+from mil.bag import Bag
+from mil.pooling import segment_softmax, segment_weighted_sum
+
 from .base import Head, MILOutput, tile_embedding
 
 
@@ -31,7 +32,8 @@ class ABMIL(Head):
 
     def score(self, h: Tensor) -> Tensor:
         """Raw attention of tile embeddings: (T, E) → (T, 1)."""
-        return self.attention_w(torch.tanh(self.attention_v(h)))
+        raw: Tensor = self.attention_w(torch.tanh(self.attention_v(h)))
+        return raw
 
     def pool(self, bag: Bag) -> MILOutput:
         """Attend, average, classify."""
@@ -58,4 +60,6 @@ class GatedABMIL(ABMIL):
 
     def score(self, h: Tensor) -> Tensor:
         """Raw gated attention of tile embeddings: (T, E) → (T, 1)."""
-        return self.attention_w(torch.tanh(self.attention_v(h)) * torch.sigmoid(self.attention_u(h)))
+        gated = torch.tanh(self.attention_v(h)) * torch.sigmoid(self.attention_u(h))
+        raw: Tensor = self.attention_w(gated)
+        return raw

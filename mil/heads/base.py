@@ -9,9 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..bag import Bag
-from ..errors import BagError
-from ..pooling import accumulation_dtype
+from mil.bag import Bag
+from mil.errors import BagError
+from mil.pooling import accumulation_dtype
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..bag import Bag
-from ..pooling import segment_max
+from mil.bag import Bag
+from mil.pooling import segment_max
+
 from .base import Head, MILOutput, tile_embedding
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 
-from ..bag import Bag
-from ..pooling import segment_mean_weights, segment_weighted_sum
+from mil.bag import Bag
+from mil.pooling import segment_mean_weights, segment_weighted_sum
+
 from .base import Contract, Head, MILOutput, tile_embedding
 
 

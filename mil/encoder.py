@@ -1,0 +1,104 @@
+"""Tile encoders: a batch of tiles → one feature vector per tile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import MilError
+
+DEFAULT_ENCODER = "descriptors"
+
+
+class Encoder(Protocol):
+    """Turns tiles into features. Deterministic on a CPU: a tile's features do not depend on its neighbors."""
+
+    @property
+    def id(self) -> str:
+        """Name, fit for a folder name."""
+
+    @property
+    def dim(self) -> int:
+        """Width D of the features."""
+
+    @property
+    def input_size(self) -> int:
+        """Side in pixels at which tiles are seen; tiles of another side are resized."""
+
+    @property
+    def device(self) -> str:
+        """Where it computes, as torch names it: "cpu", "cuda"."""
+
+    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Encode RGB tiles, shape (B, S, S, 3), uint8 → features (B, D), float32."""
+
+    def passport(self) -> dict[str, Any]:
+        """Say everything that decides the numbers, as JSON can hold it; features of two passports do not mix."""
+
+
+def create_encoder(
+    id: str,  # noqa: A002 - the agreed name
+    *,
+    weights: str | Path | None = None,
+    device: str = "auto",
+    batch_size: int = 64,
+) -> Encoder:
+    """Build an encoder.
+
+    Args:
+        id: "descriptors" (embedded, no weights), any timm name such as "resnet18" or "vit_small_patch16_224", with or
+            without a tag, "local-dir:FOLDER" (a folder that timm saved), or "hf-hub:OWNER/REPO".
+        weights: a `.safetensors` or torch file, "local-dir:FOLDER", or "random" (or "random:SEED", for tests; the
+            passport says so). None takes the hub cache, then the hub where there is a network.
+        device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1" …
+        batch_size: tiles in one forward pass; the last one is filled up, so the shape is always the same.
+
+    Raises:
+        UnknownEncoderError: no encoder of that name.
+        WeightsError: weights missing, refused, or of another architecture.
+    """
+    if batch_size < 1:
+        raise MilError(f"batch_size={batch_size}: an encoder needs at least one tile at a time.")
+    if id == DEFAULT_ENCODER:
+        if weights is not None:
+            raise MilError(f"the encoder {id} has no weights. Leave --weights out, or name the encoder they belong to.")
+        from .encoders.descriptors import DescriptorEncoder
+
+        return DescriptorEncoder()
+    from .encoders.timm_encoder import create_timm_encoder
+
+    return create_timm_encoder(id, weights=weights, device=device, batch_size=batch_size)
+
+
+def check_batch_invariance(encoder: Encoder, *, tiles: int = 8, seed: int = 0) -> None:
+    """Raise unless a tile's features are the same bytes at any place of a batch and beside any other tiles.
+
+    Args:
+        encoder: the encoder to look at.
+        tiles: how many tiles of noise and smooth color are encoded, each four times.
+        seed: of the tiles.
+
+    Raises:
+        MilError: the features differ; the message says by how much.
+    """
+    rng = np.random.default_rng(seed)
+    side = encoder.input_size
+    pixels = rng.integers(0, 256, (tiles, side, side, 3), dtype=np.uint8)
+    pixels[::2] = rng.integers(0, 256, (len(pixels[::2]), 1, 1, 3), dtype=np.uint8)
+    together = encoder(pixels)
+    order = rng.permutation(tiles)
+    others = {
+        "in another order": encoder(pixels[order])[np.argsort(order)],
+        "alone": np.concatenate([encoder(tile[None]) for tile in pixels]),
+        "behind other tiles": encoder(np.concatenate([pixels[::-1], pixels]))[tiles:],
+    }
+    for how, features in others.items():
+        if not np.array_equal(features, together):
+            worst = float(np.abs(features - together).max())
+            raise MilError(
+                f"{encoder.id}: a tile {how} gets other features (by up to {worst:.2g}). "
+                "Always use the same batch size with this encoder, and keep it in the passport."
+            )

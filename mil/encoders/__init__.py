@@ -1,0 +1,1 @@
+"""Tile encoders, one kind per file; `mil.create_encoder` chooses."""

@@ -1,0 +1,68 @@
+"""uint8 tiles → the network's input, on the device of the tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What is done to a tile before the network sees it.
+
+    Attributes:
+        size: side of the network's input in pixels; tiles of another side are resized, none is cropped.
+        interpolation: "bilinear" or "bicubic".
+        antialias: low-pass before shrinking, as Pillow does.
+        mean: per channel, of values in [0, 1].
+        std: per channel.
+    """
+
+    size: int
+    interpolation: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    antialias: bool = True
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Preprocessing:
+        """Read what timm's `resolve_model_data_config` gives. Kernels that torch lacks become bicubic."""
+        known = ("bilinear", "bicubic")
+        wanted = str(config["interpolation"])
+        return cls(
+            size=int(config["input_size"][-1]),
+            interpolation=wanted if wanted in known else "bicubic",
+            mean=_three(config["mean"]),
+            std=_three(config["std"]),
+        )
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """RGB (B, S, S, 3) uint8 → (B, 3, size, size) float32; bicubic overshoot is cut to [0, 1]."""
+        x = pixels.permute(0, 3, 1, 2).to(torch.float32) / 255
+        if x.shape[-2:] != (self.size, self.size):
+            x = functional.interpolate(
+                x, (self.size, self.size), mode=self.interpolation, align_corners=False, antialias=self.antialias
+            ).clamp(0, 1)
+        mean, std = (x.new_tensor(values)[:, None, None] for values in (self.mean, self.std))
+        return (x - mean) / std
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields for the passport."""
+        return {
+            "input_size": self.size,
+            "interpolation": self.interpolation,
+            "antialias": self.antialias,
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
+
+
+def _three(values: Any) -> tuple[float, float, float]:
+    """Three floats."""
+    red, green, blue = (float(v) for v in values)
+    return red, green, blue

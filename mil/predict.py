@@ -1,0 +1,82 @@
+"""A trained model and bags → predictions, one code path for tables and heatmaps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .bag import Bag
+from .errors import BagError, ModelError
+from .model import TrainedModel
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a model says about one bag.
+
+    Attributes:
+        id: of the bag.
+        logits: shape (C,), float32.
+        probabilities: shape (C,), float64, softmax of the logits.
+        pred: class name; in a two-class task by the model's stored threshold.
+        attention: weight of each tile, shape (N,), float32, summing to 1; for several branches their mean.
+        scores: raw score of each tile, shape (N,), float32.
+        n_tiles: N.
+    """
+
+    id: str
+    logits: NDArray[np.float32]
+    probabilities: NDArray[np.float64]
+    pred: str
+    attention: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    n_tiles: int
+
+
+@torch.inference_mode()
+def predict(model: TrainedModel, bag: Bag) -> list[Prediction]:
+    """Predict every bag by itself, so that its numbers do not depend on what else was asked for.
+
+    Args:
+        model: from `mil.train` or `mil.load_model`.
+        bag: one or several bags, float16 or float32.
+
+    Raises:
+        ModelError: the features are of another width than the model's, or the bag does not serve its head.
+    """
+    if bag.dim != model.head.in_dim:
+        made = (model.config.get("encoder") or {}).get("id", "an encoder that was not recorded")
+        raise ModelError(
+            f"the model takes features of width {model.head.in_dim} (encoder: {made}), these have {bag.dim}. "
+            "Extract the slides with the encoder of the model."
+        )
+    try:
+        return [_predict_one(model, one) for one in bag.split()]
+    except BagError as error:
+        raise ModelError(str(error)) from error
+
+
+def _predict_one(model: TrainedModel, bag: Bag) -> Prediction:
+    """Predict one bag."""
+    out = model.head.eval()(bag)
+    logits = out.logits[0]
+    probabilities = torch.softmax(logits.double(), dim=0).cpu().numpy()
+    return Prediction(
+        id=bag.ids[0],
+        logits=logits.float().cpu().numpy(),
+        probabilities=probabilities,
+        pred=model.classes[decide(probabilities, model.threshold)],
+        attention=out.weights.float().mean(dim=1).cpu().numpy(),
+        scores=out.scores.float().mean(dim=1).cpu().numpy(),
+        n_tiles=bag.n_tiles,
+    )
+
+
+def decide(probabilities: NDArray[np.float64], threshold: float | None) -> int:
+    """Class number: by the threshold of the second class where there is one, else the most probable."""
+    if threshold is None:
+        return int(probabilities.argmax())
+    return int(probabilities[1] >= threshold)
