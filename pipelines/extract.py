@@ -44,6 +44,7 @@ class Extraction:
     skipped: list[str] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    preparing: StageClock = field(default_factory=StageClock)
     _works: list[SlideWork | None] = field(default_factory=list)
     _tiles: int = 0
 
@@ -88,7 +89,8 @@ class Extraction:
         """Open the pending slides one after the other, for the stream; failures are kept, not raised."""
         for entry, parts in self.pending(manifest):
             try:
-                work = prepare(entry, self.job, self.tiling, self.settings, parts)
+                with self.preparing.of(1):
+                    work = prepare(entry, self.job, self.tiling, self.settings, parts)
             except wsi.SlideError as error:
                 self.fail(entry, error)
                 continue
@@ -204,7 +206,8 @@ def extract(extraction: Extraction, manifest: Manifest) -> Outcome:
             extraction.progress.advance(len(batch.ok), note=None)
         record = stream.record()
     rates = {"read": record.to_dict()}
-    rates |= {name: clock.to_dict() for name, clock in clocks.items() if clock.tiles}
+    clocks["prepare"] = extraction.preparing
+    rates |= {name: clock.to_dict() for name, clock in clocks.items() if clock.things}
     extraction.run.facts |= {"rates": rates, "seconds_extract": round(time.monotonic() - began, 3)}
     return Outcome(
         found=len(manifest.entries),
@@ -214,7 +217,7 @@ def extract(extraction: Extraction, manifest: Manifest) -> Outcome:
         outputs=tuple(sorted(extraction.outputs)),
         warnings=tuple(extraction.warnings),
         rates=rates,
-        bottleneck=bottleneck(rates, workers=record.workers),
+        bottleneck=bottleneck(rates),
     )
 
 
