@@ -13,8 +13,8 @@ from wsi.slide import Slide
 from wsi.tiff_directory import COMPRESSION, PHOTOMETRIC, Directory, TiffFile, TiffProblemError
 
 SUFFIXES = frozenset(
-    (".svs", ".svslide", ".tif", ".tiff", ".btf", ".ptif", ".qptiff", ".ndpi", ".ndpis", ".scn", ".mrxs", ".bif")
-    + (".vms", ".vmu", ".dcm", ".czi", ".avs", ".isyntax")
+    """.svs .svslide .tif .tiff .btf .ptif .qptiff .ndpi .ndpis .scn .mrxs .bif .vms .vmu .dcm .czi .avs
+    .isyntax""".split()  # noqa: SIM905  # quicker to read than 18 quoted lines
 )
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _COPY = "Copy or download it again."

@@ -7,6 +7,7 @@ to be told from, and a slide that is all glass has no tissue.
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,10 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from wsi.cores import available_cores
 from wsi.errors import NotBrightfieldError
 from wsi.geometry import best_level
 from wsi.resize import resize_area
 from wsi.slide import Slide
+
+
+_PIECE = 1024
+"""Side of what is read at once for the thumbnail, px of the level."""
 
 
 @dataclass(frozen=True)
@@ -116,21 +122,30 @@ def thumbnail(slide: Slide, settings: TissueSettings) -> tuple[NDArray[np.uint8]
     level = best_level([one.downsample for one in slide.levels], ratio)
     out = np.empty((height, width, 3), np.uint8)
     dx, dy = slide.levels[level].downsample
-    step = max(1, int(1024 * min(dx, dy) / max(ratio)))
-    for top in range(0, height, step):
-        for left in range(0, width, step):
-            bottom, right = min(top + step, height), min(left + step, width)
-            x0, y0, x1, y1 = (round(v) for v in (left * ratio[0], top * ratio[1], right * ratio[0], bottom * ratio[1]))
-            size = max(1, round((x1 - x0) / dx)), max(1, round((y1 - y0) / dy))
-            region = slide.read(x0, y0, *size, level=level)
-            out[top:bottom, left:right] = resize_area(region, right - left, bottom - top)
+    step = max(1, int(_PIECE * min(dx, dy) / max(ratio)))
+
+    def fill(corner: tuple[int, int]) -> None:
+        left, top = corner
+        right, bottom = min(left + step, width), min(top + step, height)
+        x0, y0, x1, y1 = (round(v) for v in (left * ratio[0], top * ratio[1], right * ratio[0], bottom * ratio[1]))
+        size = max(1, round((x1 - x0) / dx)), max(1, round((y1 - y0) / dy))
+        out[top:bottom, left:right] = resize_area(slide.read(x0, y0, *size, level=level), right - left, bottom - top)
+
+    corners = [(left, top) for top in range(0, height, step) for left in range(0, width, step)]
+    if len(corners) <= 4:
+        for corner in corners:
+            fill(corner)
+        return out, ratio
+    with ThreadPoolExecutor(available_cores()) as pool:  # a single huge level: decoding is all of the time
+        for _ in pool.map(fill, corners):
+            pass
     return out, ratio
 
 
 def _mask_size(slide: Slide, settings: TissueSettings) -> tuple[int, int]:
     width, height = slide.size
     longest = max(width, height)
-    wanted = longest * slide.mpp.x / settings.mpp if slide.mpp else longest
+    wanted = longest * slide.mpp.x / settings.mpp if slide.mpp else settings.max_side / 2
     side = min(max(wanted, settings.min_side), settings.max_side, longest)
     return max(1, round(width * side / longest)), max(1, round(height * side / longest))
 
@@ -156,10 +171,12 @@ def tissue_of(
     """
     settings = settings or TissueSettings()
     _check_brightfield(picture, name)
+    per_px = mpp or settings.mpp
     density = optical_density(picture, glass_of(picture))
-    pen = ink(density)
-    stained = _stained(density, settings) & ~pen
-    mask = _tidy(stained, pen, mpp or settings.mpp, settings)
+    blur = max(1.0, settings.mpp / per_px)  # cells must not be told by their own colours, but tissue by its mixture
+    soft = np.stack([ndimage.gaussian_filter(density[..., c], blur) for c in range(3)], axis=-1)
+    pen = ink(soft, max(2, round(2 * settings.mpp / per_px)))
+    mask = _tidy(_stained(soft, _roughness(density, blur), settings) & ~pen, pen, per_px, settings)
     return Tissue(name, mask, pen & ~mask, scale, picture, None if mask.any() else _why_none(picture, pen))
 
 
@@ -172,7 +189,7 @@ def glass_of(picture: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Return the colour of the slide's glass, (3,), 0 to 255; a usual one where the picture shows none."""
     low, high = picture.min(-1), picture.max(-1)
     glassy = (low > 190) & (high - low < 25)
-    if glassy.mean() < 0.005:
+    if glassy.mean() < 0.02:
         return _PLAIN_GLASS
     return np.asarray(np.median(picture[glassy], axis=0), np.float64)
 
@@ -185,27 +202,38 @@ def optical_density(picture: NDArray[np.uint8], glass: NDArray[np.float64]) -> N
     return np.stack([table[picture[..., c], c] for c in range(3)], axis=-1)
 
 
-def ink(density: NDArray[np.float32]) -> NDArray[np.bool_]:
+def ink(density: NDArray[np.float32], radius: int) -> NDArray[np.bool_]:
     """Return where there is pen: green, blue, red or black, (h, w) bool.
 
-    Stains of tissue take more green than red light (haematoxylin, eosin) or more blue (DAB). Green and blue ink take
-    more red than green; red ink takes green and blue alike and hardly any red; black is darker than thin tissue can
-    be. Each colour is sought by its strong core, from which it spreads into the paler pixels beside it.
+    Stains of tissue take more green than red light (eosin, most haematoxylin) or more blue (DAB). Green ink takes
+    least green, blue ink hardly any blue, red ink takes green and blue alike and hardly any red; black is darker than
+    thin tissue can be. A blue counterstain comes near blue ink, but never in a wide stroke at this resolution. Each
+    colour is sought by its strong core, from which it spreads into the paler pixels beside it.
+
+    Args:
+        density: optical density (h, w, 3), blurred so that single cells do not stand out.
+        radius: px; strokes are wider than twice this.
     """
     r, g, b = (density[..., c] for c in range(3))
     total = r + g + b
-    reach = max(2, round(max(total.shape) / 100))
-    cold = _spread((r - g) > np.maximum(0.12, 0.18 * total), (r - g) > np.maximum(0.03, 0.06 * total), reach)
-    black = _spread(
-        (total > 4.2) & (b - r < 0.15 * total) | (total > 7.5), (total > 3.4) & (b - r < 0.12 * total), reach
-    )
-    red = _spread(
-        ndimage.binary_opening((total > 2.2) & (r < 0.12 * total) & (b > 0.72 * g), iterations=2),
-        (total > 0.5) & (r < 0.12 * total) & (b > 0.66 * g),
-        reach,
-    )
-    found = _open(cold | black, 1) | red
-    return np.asarray(ndimage.binary_dilation(found, iterations=max(1, reach // 8)) & (total > 0.12) | found)
+    cool = r - g
+    green = (cool > np.maximum(0.12, 0.15 * total)) & (b > 0.85 * g)
+    blue = (cool > np.maximum(0.12, 0.20 * total)) & ((b < 0.42 * g) | (total > 1.8))
+    blue |= (cool > 0.06 * total) & (b < 0.14 * total) & (total > 1.8)  # laid over pink tissue
+    pale_cool = (cool > np.maximum(0.03, 0.10 * total)) & ((b > 0.85 * g) | (b < 0.42 * g) | (total > 1.8))
+    pale_cool |= (cool > 0) & (b < 0.17 * total) & (total > 1.2)
+    red = (total > 2.2) & (r < 0.12 * total) & (b > 0.72 * g)
+    pale_red = (total > 0.5) & (r < 0.11 * total) & (b > 0.68 * g)
+    black = (total > 6.0) & (b - r < 0.15 * total) | (total > 8.0)
+    pale_black = (total > 3.6) & (b - r < 0.12 * total)
+    found = np.zeros(total.shape, bool)
+    for core, pale, width in (
+        (green | blue, pale_cool, radius),
+        (red, pale_red, radius),
+        (black, pale_black, radius - 1),
+    ):
+        found |= _spread(_open(core, width), core | pale, 24 * radius)
+    return np.asarray(ndimage.binary_dilation(found, iterations=radius) & (total > 0.12) | found)
 
 
 def _spread(core: NDArray[np.bool_], pale: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
@@ -221,12 +249,30 @@ def _open(mask: NDArray[np.bool_], iterations: int) -> NDArray[np.bool_]:
     return np.asarray(ndimage.binary_propagation(seeds, mask=mask))
 
 
-def _stained(density: NDArray[np.float32], settings: TissueSettings) -> NDArray[np.bool_]:
-    """Return what has a stain's colour, or is denser than grey dirt would be."""
-    soft = ndimage.gaussian_filter(density, (1, 1, 0))
-    chroma = soft.max(-1) - soft.min(-1)
-    coloured = (chroma > settings.chroma) & (soft.mean(-1) > settings.density / 2)
-    return np.asarray(coloured & (soft[..., 1] + 0.02 > soft[..., 0]))
+def _stained(density: NDArray[np.float32], rough: NDArray[np.bool_], settings: TissueSettings) -> NDArray[np.bool_]:
+    """Return what has a stain's colour, and beside it what is paler, or grey and rough.
+
+    Grey alone is dirt, a shadow or an edge of glass; but where brown and blue cells mix, their mean is grey too.
+
+    Args:
+        density: optical density (h, w, 3), blurred.
+        rough: (h, w), True where the density differs from pixel to pixel.
+        settings: the thresholds.
+    """
+    total = density.sum(-1)
+    chroma = density.max(-1) - density.min(-1)
+    coloured = chroma > 0.06 * total
+    strong = coloured & (chroma > settings.chroma) & (total > 3 * settings.density)
+    pale = coloured & (chroma > settings.chroma / 2) & (total > 1.5 * settings.density)
+    return _spread(strong, strong | pale | (rough & (total > 3 * settings.density)), 16)
+
+
+def _roughness(density: NDArray[np.float32], blur: float) -> NDArray[np.bool_]:
+    """Return where the density of neighbouring pixels differs as it does between cells, (h, w)."""
+    total = density.sum(-1)
+    mean = ndimage.gaussian_filter(total, 2 * blur)
+    variance = ndimage.gaussian_filter(total * total, 2 * blur) - mean**2
+    return np.asarray(variance > (0.25 * mean) ** 2)
 
 
 def _tidy(
@@ -237,6 +283,7 @@ def _tidy(
     padded = np.pad(stained, gap, mode="edge")
     closed = ndimage.binary_closing(padded, iterations=gap)[gap:-gap, gap:-gap] | stained
     least = max(4.0, settings.min_area_um2 / mpp**2, settings.min_area_share * stained.size)
+    least = min(least, 0.05 * stained.size)  # a small crop is not all specks
     mask = _drop_small(closed & ~pen, least)
     holes = ~mask & ~pen
     return _drop_rims(mask | (holes & ~_drop_small(holes, settings.min_hole_um2 / mpp**2)), pen, gap)

@@ -5,6 +5,7 @@ Tiles are fetched with `pread` and decoded by imagecodecs, so that threads do no
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import threading
@@ -26,6 +27,9 @@ from wsi.jpeg_header import read_header
 from wsi.readers.base import WHITE, BaseSlide, Facts, on_white
 from wsi.slide import Level
 from wsi.tiff_directory import MOST_TILE_PIXELS
+
+# What tifffile finds odd it logs; what matters of it becomes our error, and nothing goes to stderr unasked.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 _JPEG, _RGB, _PALETTE, _YCBCR = 7, 2, 3, 6
 _CACHE_BYTES = 64 * 2**20
@@ -222,6 +226,8 @@ def _decoder(
 ) -> Callable[[list[bytes | None], int], NDArray[np.uint8]]:
     """Return a function from the bytes of a tile (one per plane) and its index to RGB (h, w, 3)."""
     photometric, samples, dtype = int(page.photometric), page.samplesperpixel, page.dtype
+    if int(page.compression) not in tifffile.TIFF.DECOMPRESSORS:
+        raise UnreadableSlideError(name, f"its compression ({int(page.compression)}) is not known", _RETILE)
     if dtype not in (np.uint8, np.uint16) or (dtype == np.uint16 and page.bitspersample != 16):
         raise UnreadableSlideError(name, f"its pixels are {dtype}, not 8 or 16 bit whole numbers")
     jpeg = int(page.compression) == _JPEG
