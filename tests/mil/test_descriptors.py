@@ -154,6 +154,9 @@ def test_blobs_are_counted_and_measured():
     assert found["elongation.mean"] == pytest.approx(region.axis_major_length / region.axis_minor_length, rel=0.1)
     assert found["spacing.mean"] == pytest.approx(2 * 28, rel=0.02)
     assert found["covered"] == pytest.approx(12 * region.area / 112**2, rel=0.15)
+    slanted = np.full((112, 112), 0.1, np.float32)
+    slanted[((y - 56 + x - 56) / 20) ** 2 + ((y - 56 - x + 56) / 10) ** 2 <= 1] = 0.5
+    assert dict(d.blob_features(slanted, d.to_bytes(slanted)))["elongation.mean"] == pytest.approx(2, rel=0.05)
     dots = np.full((112, 112), 0.1, np.float32)
     dots[((y % 28 - 14) ** 2 + (x % 28 - 14) ** 2) <= 16] = 1.0
     found = dict(d.blob_features(dots, d.to_bytes(dots)))
