@@ -31,7 +31,8 @@ CLASSES = ("negative", "positive")
 _SCALE = int(MPP / LEVEL0_MPP)
 _STEP = 8  # working pixels per cell of the coarse fields (outline, haze, pen)
 _GLASS = np.array([243, 242, 244], np.float32)
-_PENS = ((38, 66, 160), (30, 110, 78), (48, 46, 52))
+_PENS = ((22, 78, 186), (24, 118, 84), (34, 33, 37))
+_VEIL = np.array([0.55, 0.80, 0.25], np.float32)  # pale violet, as a counterstain leaves it
 _DAB = np.array([0.27, 0.57, 0.78], np.float32)  # Ruifrok & Johnston 2001
 
 Pixels = NDArray[np.uint8]
@@ -379,7 +380,7 @@ def _stroma(canvas: Pixels, size: tuple[int, int], rng: np.random.Generator) -> 
 
 def _stained(tissue: Pixels, rng: np.random.Generator) -> Floats:
     """Vary strength and hue of the stain: optical density times a gain for each channel."""
-    gain = rng.uniform(1.0, 1.5) * rng.normal(1.0, 0.06, size=3)
+    gain = rng.uniform(1.05, 1.5) * rng.normal((1.0, 1.05, 1.0), 0.035)
     density = np.log(np.maximum(np.arange(256), 1) / 252.0)
     picture = np.empty(tissue.shape, np.float32)
     for channel in range(3):
@@ -389,12 +390,13 @@ def _stained(tissue: Pixels, rng: np.random.Generator) -> Floats:
 
 
 def _haze(shape: tuple[int, ...], rng: np.random.Generator) -> Floats:
-    """Return the transmission of unspecific dye, (rows, columns, 3): strong on some slides, uneven on all."""
+    """Return the transmission of unspecific dye, (rows, columns, 3): a blue veil, brown on some slides."""
     strength = min(float(rng.exponential(0.07)), 0.2)
     uneven = 1 + 0.35 * _noise_field(shape, 30, rng)
     brown = strength * np.clip(uneven, 0, 2)[..., None] * _DAB
     thickness = 0.06 * _noise_field(shape, 22, rng)[..., None]
-    transmission: Floats = np.exp(-brown - np.clip(thickness, -0.1, 0.2)).astype(np.float32)
+    counterstain = rng.uniform(0.1, 0.2) * _VEIL
+    transmission: Floats = np.exp(-brown - counterstain - np.clip(thickness, -0.08, 0.2)).astype(np.float32)
     return transmission
 
 

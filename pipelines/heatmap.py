@@ -284,7 +284,7 @@ def _blended(image: Image.Image, position: NDArray[np.float64]) -> Image.Image:
     there = np.isfinite(position)
     color = _color_table()[np.rint(position[there] * 255).astype(np.int64)].astype(np.float32)
     # A little of the tissue's structure is kept in each color; its mean stays that of the color bar.
-    texture = (gray[there] - (gray[there].mean() if there.any() else 0)) * 0.45
+    texture = (gray[there] - (gray[there].mean() if there.any() else 0)) * 0.6
     out[there] = np.clip(color + texture[:, None], 0, 255)
     return Image.fromarray(np.rint(out).astype(np.uint8))
 
