@@ -117,9 +117,9 @@ class Bag:
             for b, rows in enumerate(features)
         ]
 
-    def per_bag(self, values: Tensor) -> tuple[Tensor, ...]:
-        """Cut per-tile values (T, …) into one view per bag."""
-        return torch.split(values, self.sizes.tolist())
+    def per_bag(self, values: Tensor, *, axis: int = 0) -> tuple[Tensor, ...]:
+        """Cut per-tile values, whose tiles lie along `axis`, into one view per bag."""
+        return torch.split(values, self.sizes.tolist(), dim=axis)
 
     def padded(self) -> tuple[Tensor, Tensor]:
         """Return features (B, N_max, D), zero where there is no tile, and the mask (B, N_max), True on tiles."""

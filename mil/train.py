@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from .bag import Bag
 from .errors import TrainingDataError
 from .heads import Head, create_head
+from .input_transform import InputTransform
 from .metrics import auc, choose_threshold
 from .model import TrainedModel, versions
 
@@ -60,8 +61,9 @@ class TrainSettings:
         lr: learning rate of AdamW.
         weight_decay: decoupled weight decay of AdamW.
         dropout: share of the hidden features of each tile that is switched off in training.
-        feature_dropout: share of the input features that is switched off, the same ones for a whole batch.
-        tile_dropout: share of the tiles of each slide that is left out of an epoch.
+        decorrelate: how far correlated input features are pulled apart before training, from 0 (only brought to one
+            scale) to 1 (fully whitened). With few slides it is what makes a faint concept learnable. Features wider
+            than 512 are left at 0. It is folded into the first layer: the stored model is an ordinary head.
         batch_size: slides in one step.
         class_weights: "balanced" (inverse to the class's number of slides), "none", or one number per class.
         seed: decides initial weights, order and dropout; the same seed gives the same bytes on a CPU.
@@ -75,9 +77,8 @@ class TrainSettings:
     lr: float = 1e-3
     weight_decay: float = 1e-2
     dropout: float = 0.25
-    feature_dropout: float = 0.0
-    tile_dropout: float = 0.0
-    batch_size: int = 8
+    decorrelate: float = 0.5
+    batch_size: int = 1
     class_weights: str | tuple[float, ...] = "balanced"
     seed: int = 0
     device: str = "cpu"
@@ -128,10 +129,13 @@ def train(
     settings = settings or TrainSettings()
     _check_data(train, validation, classes)
     with _reproducible(settings):
-        head = _fresh_head(train, len(classes), settings)
-        history, best = _fit(head, train, validation, settings, on_epoch)
+        options = {"dropout": settings.dropout, **settings.head_options}
+        head = create_head(settings.head, train.bags[0].dim, len(classes), **options).to(settings.device)
+        prepare = InputTransform.fit(train.bags, settings.decorrelate)
+        prepared = [replace(side, bags=[prepare(bag) for bag in side.bags]) for side in (train, validation)]
+        history, best = _fit(head, prepared[0], prepared[1], settings, on_epoch)
         head.load_state_dict(best)
-        head.to("cpu").eval()
+        prepare.fold_into(head.to("cpu").eval())
         probabilities = _probabilities(head, validation)
     config = _config(head, train, validation, classes, settings, history, probabilities)
     return TrainedModel(head=head, classes=tuple(classes), config=config)
@@ -178,14 +182,6 @@ def _reproducible(settings: TrainSettings) -> Iterator[None]:
             torch.set_num_threads(threads)
 
 
-def _fresh_head(train: BagSet, classes: int, settings: TrainSettings) -> Head:
-    """Build the head and fix its input scale from the training tiles."""
-    options = {"dropout": settings.dropout, **settings.head_options}
-    head = create_head(settings.head, train.bags[0].dim, classes, **options)
-    head.fit_input(torch.cat([bag.features for bag in train.bags]))
-    return head.to(settings.device)
-
-
 def _fit(
     head: Head,
     train: BagSet,
@@ -196,7 +192,7 @@ def _fit(
     """Run the epochs; return what they came to and the best weights."""
     weights = _class_weights(train.labels, head.classes, settings).to(settings.device)
     loss = nn.CrossEntropyLoss(weight=weights)
-    optimizer = torch.optim.AdamW(head.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
     held_out = Bag.from_list(list(validation.bags)).to(settings.device)
     target = torch.as_tensor(validation.labels).to(settings.device)
     history: list[Epoch] = []
@@ -228,35 +224,14 @@ def _one_epoch(
     total = 0.0
     for start in range(0, len(order), settings.batch_size):
         rows = order[start : start + settings.batch_size]
-        bag = Bag.from_list([_thinned(train.bags[i], settings.tile_dropout) for i in rows]).to(settings.device)
+        bag = Bag.from_list([train.bags[i] for i in rows]).to(settings.device)
         target = torch.as_tensor(train.labels[rows]).to(settings.device)
         optimizer.zero_grad(set_to_none=True)
-        value = loss(head(_feature_dropout(bag, head, settings.feature_dropout)).logits, target)
+        value = loss(head(bag).logits, target)
         value.backward()
         optimizer.step()
         total += float(value.detach()) * len(rows)
     return total / len(order)
-
-
-def _thinned(bag: Bag, share: float) -> Bag:
-    """Leave out a random share of the tiles of one slide, never all of them."""
-    if share <= 0 or bag.n_tiles < 2:
-        return bag
-    keep = torch.rand(bag.n_tiles) >= share
-    if not bool(keep.any()):
-        return bag
-    features = bag.features[keep]
-    xy = None if bag.xy is None else bag.xy[keep]
-    return Bag(features, torch.tensor([0, features.shape[0]]), xy, bag.ids)
-
-
-def _feature_dropout(bag: Bag, head: Head, share: float) -> Bag:
-    """Set a random share of the features to their training mean, which the standardization turns into zero."""
-    if share <= 0:
-        return bag
-    off = torch.rand(bag.dim).to(bag.features.device) < share
-    features = torch.where(off, head.input.mean.to(bag.features.dtype), bag.features)
-    return Bag(features, bag.offsets, bag.xy, bag.ids)
 
 
 def _class_weights(labels: NDArray[np.int64], classes: int, settings: TrainSettings) -> Tensor:

@@ -18,7 +18,8 @@ def attention(head: Head, bag: Bag, target: int) -> NDArray[np.float32]:
 
     Source: Ilse, Tomczak, Welling, ICML 2018, §2.4.
     """
-    weights = head.eval()(bag).weights
+    # One bag at a time, as `predict` does: the picture shows the very numbers of the prediction.
+    weights = torch.cat([head.eval()(one).weights for one in bag.split()])
     column = target if weights.shape[1] == head.classes else 0
     values: NDArray[np.float32] = weights[:, column].float().cpu().numpy()
     return values

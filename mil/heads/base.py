@@ -82,11 +82,12 @@ class Head(nn.Module, abc.ABC):
     """A multiple-instance head: packed bags in, `MILOutput` out.
 
     A subclass states `name` and `contract`, puts its arguments into `options` (what `create_head` needs to build it
-    anew) and implements `pool`.
+    anew), begins with the linear layer of `embed`, and implements `pool`.
     """
 
     name: ClassVar[str]
     contract: ClassVar[Contract] = Contract()
+    embed: nn.Sequential
 
     def __init__(self, in_dim: int, classes: int, **options: float) -> None:
         super().__init__()
@@ -119,6 +120,13 @@ class Head(nn.Module, abc.ABC):
     def fit_input(self, features: Tensor) -> None:
         """Fix the input standardization from training tiles, shape (T, D). Mixed scales become one."""
         self.input.fit(features)
+
+    @property
+    def first_linear(self) -> nn.Linear:
+        """The layer that the standardized features meet first; a linear input transform can be folded into it."""
+        layer = self.embed[0]
+        assert isinstance(layer, nn.Linear)
+        return layer
 
 
 def tile_embedding(in_dim: int, hidden: int, dropout: float) -> nn.Sequential:
