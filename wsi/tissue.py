@@ -22,7 +22,6 @@ from wsi.geometry import best_level
 from wsi.resize import resize_area
 from wsi.slide import Slide
 
-
 _PIECE = 1024
 """Side of what is read at once for the thumbnail, px of the level."""
 
