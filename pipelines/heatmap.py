@@ -68,11 +68,13 @@ def draw(
     unit: str,
     normalization: str,
     outline: Sequence[Any] = (),
+    limits: tuple[float, float] | None = None,
 ) -> bytes:
     """Draw tile values over the grayed slide.
 
     Where tiles overlap, their mean is shown. From 100 tiles on, the outermost 1 % of the values on each side
-    share the end color; the bar says so with a pointed end and in words.
+    share the end color; the bar says so with a pointed end and in words. With `limits` the same color means the
+    same value on every slide.
 
     Args:
         thumbnail: RGB of the whole slide, (h, w, 3) uint8.
@@ -85,6 +87,7 @@ def draw(
         unit: What the numbers are, shown at the color bar.
         normalization: What was done to them, shown at the color bar.
         outline: Tissue as shapely polygons in level-0 pixels.
+        limits: Values at the two ends of the color bar; by default those of this slide.
 
     Returns:
         PNG bytes. The text entry `FRAME_KEY` says where the slide lies in the picture.
@@ -98,7 +101,7 @@ def draw(
         raise ValueError(f"{len(numbers)} values for {len(corners)} tiles: there must be one for each")
     image = resized(thumbnail, least=_LEAST, most=_MOST)
     scale = (image.width / slide_size[0], image.height / slide_size[1])
-    spread = _range_of(numbers)
+    spread = _range_of(numbers, limits)
     painted = _painted(numbers, corners, footprint_xy, scale, (image.height, image.width))
     image = _blended(image, spread.position(painted))
     _draw_outline(image, outline, scale)
@@ -231,17 +234,19 @@ def top_tiles_jpeg(
 # --- values → colors -----------------------------------------------------------------------------------
 
 
-def _range_of(values: Floats) -> _Range:
+def _range_of(values: Floats, limits: tuple[float, float] | None = None) -> _Range:
     """Return the ends of the color bar."""
     finite = values[np.isfinite(values)].astype(np.float64)
     if not len(finite):
-        return _Range(0.0, 1.0, below=False, above=False)
+        return _Range(*(limits or (0.0, 1.0)), below=False, above=False)
     least, most = float(finite.min()), float(finite.max())
-    if len(finite) < _TRIM_FROM:
-        return _Range(least, most, below=False, above=False)
-    low, high = (float(v) for v in np.quantile(finite, (_TRIM, 1 - _TRIM), method="nearest"))
-    if low == high:
-        low, high = least, most
+    low, high = least, most
+    if limits is not None:
+        low, high = limits
+    elif len(finite) >= _TRIM_FROM:
+        low, high = (float(v) for v in np.quantile(finite, (_TRIM, 1 - _TRIM), method="nearest"))
+        if low == high:
+            low, high = least, most
     return _Range(low, high, below=least < low, above=most > high)
 
 
@@ -340,7 +345,8 @@ def _color_words(spread: _Range, values: Floats) -> str:
         return "no tile has a value"
     text = f"{len(values):,} tiles; values {float(finite.min()):.4g} to {float(finite.max()):.4g}"
     if spread.below or spread.above:
-        text += f"; the outer {_TRIM:.0%} on each side share the end color"
+        outside = float(((finite < spread.low) | (finite > spread.high)).mean())
+        text += f"; the {outside:.1%} beyond the bar share its end colors"
     if len(finite) < len(values):
         text += f"; {len(values) - len(finite)} without a value"
     return text

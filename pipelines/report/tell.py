@@ -1,0 +1,257 @@
+"""Facts of a job → what each section of the page shows: plain values, no HTML."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .read import JobFacts, Model, Row
+
+Pairs = list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the funnel."""
+
+    name: str
+    count: int
+    share: float
+    lost: list[tuple[str, int]]
+    """Why slides of the step before did not come this far, most frequent first."""
+
+
+def number(value: Any, digits: int = 3) -> str:
+    """Return a number for people; a dash where there is none."""
+    try:
+        return f"{float(value):.{digits}f}"
+    except (TypeError, ValueError):
+        return "–"
+
+
+def interval(values: Any) -> str:
+    """Return two ends as text; empty where there are none."""
+    if not isinstance(values, Sequence) or isinstance(values, str) or len(values) != 2 or None in values:
+        return ""
+    return f"{number(values[0])} to {number(values[1])}"
+
+
+def funnel(facts: JobFacts) -> list[Step]:
+    """Return found → readable → tissue → features → predicted, with the reasons for each loss."""
+    found = {row["slide_id"] for row in (*facts.manifest, *facts.slides) if row.get("slide_id")}
+    by_name = {row["slide_id"]: row for row in facts.slides if row.get("slide_id")}
+    readable = {name for name in found if _was_read(by_name.get(name, {}))}
+    tissue = {name for name in readable if _above_zero(by_name[name], "tissue_share", "n_tiles")}
+    features = {name for name in tissue if _above_zero(by_name[name], "n_tiles") and _is_done(by_name[name])}
+    steps = [("found", found), ("readable", readable), ("tissue", tissue), ("features", features)]
+    predicted = {row["slide_id"] for model in facts.models for row in model.predictions if row.get("pred")} & features
+    if any(model.predictions for model in facts.models):
+        steps.append(("predicted", predicted))
+    out, before = [], found
+    for name, here in steps:
+        lost = Counter(_reason(by_name.get(slide, {})) for slide in sorted(before - here))
+        share = len(here) / len(found) if found else 0.0
+        out.append(Step(name, len(here), share, lost.most_common()))
+        before = here
+    return out
+
+
+def failed(facts: JobFacts) -> list[Row]:
+    """Return the slides that failed, were skipped, or came through with a warning or without tiles."""
+    return [
+        row
+        for row in facts.slides
+        if row.get("status") not in ("done", "") or row.get("cause") or row.get("n_tiles") == "0"
+    ]
+
+
+def settings_pairs(facts: JobFacts) -> Pairs:
+    """Return the settings as (name, value), nested names joined by a dot."""
+    return [(name, "–" if value is None else str(value)) for name, value in _flat(facts.settings)]
+
+
+def encoder_pairs(passport: Mapping[str, Any]) -> Pairs:
+    """Return the encoder passport as (name, value)."""
+    return [(name, "–" if value is None else str(value)) for name, value in _flat(dict(passport))]
+
+
+def result_pairs(side: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return (name, value, interval) of one side's metrics."""
+    names = [
+        ("AUC", "auc", "auc_interval"),
+        ("average precision", "average_precision", ""),
+        ("accuracy", "accuracy", "accuracy_interval"),
+        ("balanced accuracy", "balanced_accuracy", ""),
+        ("sensitivity", "sensitivity", ""),
+        ("specificity", "specificity", ""),
+        ("Brier score", "brier", ""),
+    ]
+    return [(label, number(side.get(key)), interval(side.get(ends))) for label, key, ends in names if key in side]
+
+
+def rate_rows(run: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return λ, W, L and wait of each measured stage."""
+    rates = run.get("rates")
+    if not isinstance(rates, Mapping):
+        return []
+    rows = []
+    for stage, rate in rates.items():
+        if isinstance(rate, Mapping):
+            wait = rate.get("wait")
+            rows.append(
+                {
+                    "stage": str(stage),
+                    "lambda": number(rate.get("lambda"), 1),
+                    "W_mean": _milliseconds(rate.get("W_mean")),
+                    "W_p99": _milliseconds(rate.get("W_p99")),
+                    "L": number(rate.get("L"), 1),
+                    "wait": f"{float(wait):.1%}" if isinstance(wait, int | float) else "–",
+                    "more": ", ".join(
+                        f"{key} {rate[key]}"
+                        for key in ("workers", "depth", "capped_by")
+                        if rate.get(key) not in (None, "")
+                    ),
+                }
+            )
+    return rows
+
+
+def ordered(model: Model) -> list[Row]:
+    """Return predictions with held-out slides first, wrong ones before right ones, sure ones before unsure."""
+    side = {"test": 0, "val": 1, "validation": 1, "train": 2}
+
+    def key(row: Row) -> tuple[Any, ...]:
+        return (side.get(row.get("split", ""), 3), not is_wrong(row), -_positive(row, model), row.get("slide_id", ""))
+
+    return sorted(model.predictions, key=key)
+
+
+def is_wrong(row: Row) -> bool:
+    """Return whether a slide's label is known and another class was predicted."""
+    return bool(row.get("label")) and bool(row.get("pred")) and row["label"] != row["pred"]
+
+
+def methods(facts: JobFacts, model: Model | None) -> list[str]:
+    """Return the methods as sentences that can go into a paper."""
+    get: dict[str, Any] = {name.rsplit(".", 1)[-1]: value for name, value in _flat(facts.settings)}
+    out = []
+    tile, mpp, least = (get.get(name) for name in ("tile", "mpp", "min_tissue"))
+    if isinstance(tile, int) and isinstance(mpp, int | float) and isinstance(least, int | float):
+        out.append(
+            f"Tissue was outlined on a low-resolution picture of each slide. Tiles of {tile} px at {mpp} µm per "
+            f"pixel ({tile * mpp:g} µm), {get.get('overlap', 0)} px overlapping, were kept where at least "
+            f"{least:.0%} of their area is tissue."
+        )
+    if facts.passport or "encoder" in get:
+        name = facts.passport.get("id", get.get("encoder", "unknown"))
+        stain = get.get("stain", "none")
+        normalized = "no stain normalization" if stain == "none" else f"{stain} stain normalization, fitted per slide"
+        out.append(f"Each tile was turned into a feature vector by the encoder {name}, with {normalized}.")
+    if model is not None and model.metrics:
+        out += _training_sentences(model)
+    return out
+
+
+def limits(facts: JobFacts, model: Model | None) -> list[str]:
+    """Return what the reader must not conclude."""
+    out = ["For research only; not a medical device. Nothing here has been validated for diagnosis."]
+    if model is not None:
+        out.append(
+            "Attention says where the model took its information from. It is no proof of cause: a tile may get "
+            "much attention and speak against the predicted class, or for none."
+        )
+        test = model.metrics.get("test")
+        if isinstance(test, Mapping) and isinstance(test.get("n_patients"), int) and test["n_patients"] < 100:
+            out.append(
+                f"{test['n_patients']} held-out patients: the intervals are wide, and patients from one source "
+                "say nothing about another hospital, scanner or stain."
+            )
+        if model.metrics and not model.metrics.get("test"):
+            out.append("No slides were held out: how well this model does on new patients is unknown.")
+    if facts.passport.get("id") == "descriptors":
+        out.append(
+            "The features are classical descriptors of color and texture, made to run anywhere without weights; "
+            "a foundation model's features usually carry more."
+        )
+    return out
+
+
+def _training_sentences(model: Model) -> list[str]:
+    split = model.metrics.get("split")
+    head = model.config.get("head")
+    name = head.get("name", model.name) if isinstance(head, Mapping) else model.name
+    sides = split if isinstance(split, Mapping) else {}
+
+    def count(side: str) -> str:
+        n = sides.get(side)
+        if isinstance(n, Mapping):
+            return f"{n.get('slides', '?')} slides of {n.get('patients', '?')} patients"
+        return f"{n} slides" if n is not None else "some slides"
+
+    out = [
+        f"A multiple-instance head ({name}) was trained on {count('train')}; training stopped early on the loss of "
+        f"{count('val' if 'val' in sides else 'validation')}, on which the decision threshold was chosen, too. "
+        "All slides of a patient are on the same side."
+    ]
+    test = model.metrics.get("test")
+    if isinstance(test, Mapping):
+        out.append(
+            f"The figures are those of {test.get('n', '?')} slides of {test.get('n_patients', '?')} patients that "
+            f"were used for nothing before; the {number(test.get('auc_interval_level', 0.95), 2)} interval of the AUC "
+            f"comes from: {test.get('auc_interval_method', 'resampled patients')}."
+        )
+    return out
+
+
+def _reason(row: Row) -> str:
+    if row.get("cause"):
+        return row["cause"]
+    if row.get("warning"):
+        return row["warning"]
+    if row.get("status") in ("", None, "pending"):
+        return "not processed yet"
+    return "no tiles" if row.get("n_tiles") in ("0", "") else "no prediction"
+
+
+def _was_read(row: Row) -> bool:
+    return bool(row.get("width") or row.get("reader")) or _is_done(row)
+
+
+def _is_done(row: Row) -> bool:
+    return row.get("status") in ("done", "skipped") and not row.get("cause")
+
+
+def _above_zero(row: Row, *names: str) -> bool:
+    for name in names:
+        try:
+            if float(row.get(name) or 0) > 0:
+                return True
+        except ValueError:
+            continue
+    return False
+
+
+def _positive(row: Row, model: Model) -> float:
+    classes = model.classes
+    try:
+        return float(row[f"p_{classes[1]}"]) if len(classes) == 2 else 0.0
+    except (KeyError, ValueError, IndexError):
+        return 0.0
+
+
+def _milliseconds(seconds: Any) -> str:
+    return f"{float(seconds) * 1000:.1f}" if isinstance(seconds, int | float) else "–"
+
+
+def _flat(value: Mapping[str, Any], before: str = "") -> list[tuple[str, Any]]:
+    out: list[tuple[str, Any]] = []
+    for name, inner in value.items():
+        if isinstance(inner, Mapping):
+            out += _flat(inner, f"{before}{name}.")
+        elif isinstance(inner, list):
+            out.append((f"{before}{name}", ", ".join(str(item) for item in inner)))
+        else:
+            out.append((f"{before}{name}", inner))
+    return out
