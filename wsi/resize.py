@@ -16,13 +16,14 @@ from scipy import sparse
 def resize_area(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
     """Return `image` (H, W, 3) as (height, width, 3), uint8, each pixel the mean of the area it covers.
 
-    Where the target is larger, the same rule repeats pixels and blends at their borders. Whole factors are left to
-    Pillow's `reduce`, which computes the same and is twice as fast; both let other threads run meanwhile.
+    Where the target is larger, the same rule repeats pixels and blends at their borders. Halves, quarters and
+    eighths are left to Pillow's `reduce`, which computes the same and is twice as fast (at other factors it rounds
+    down); both let other threads run meanwhile.
     """
     rows, columns = image.shape[:2]
     if (rows, columns) == (height, width):
         return image
-    if rows % height == 0 and columns % width == 0:
+    if columns / width == rows / height and columns / width in (2, 4, 8):
         return np.asarray(Image.fromarray(image).reduce((columns // width, rows // height)))
     down = weights(rows, height) @ image.reshape(rows, columns * 3).astype(np.float32)
     turned = np.ascontiguousarray(down.reshape(height, columns, 3).transpose(1, 0, 2)).reshape(columns, height * 3)

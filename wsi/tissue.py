@@ -223,6 +223,8 @@ def ink(density: NDArray[np.float32], radius: int) -> NDArray[np.bool_]:
     pale_cool |= (cool > 0) & (b < 0.17 * total) & (total > 1.2)
     red = (total > 2.2) & (r < 0.12 * total) & (b > 0.72 * g)
     pale_red = (total > 0.5) & (r < 0.11 * total) & (b > 0.68 * g)
+    over_tissue = (total > 3.0) & (r < 0.15 * total) & (b > 0.55 * g)
+    red, pale_red = red | over_tissue, pale_red | (total > 2.0) & (r < 0.16 * total) & (b > 0.55 * g)
     black = (total > 6.0) & (b - r < 0.15 * total) | (total > 8.0)
     pale_black = (total > 3.6) & (b - r < 0.12 * total)
     found = np.zeros(total.shape, bool)
@@ -284,8 +286,19 @@ def _tidy(
     least = max(4.0, settings.min_area_um2 / mpp**2, settings.min_area_share * stained.size)
     least = min(least, 0.05 * stained.size)  # a small crop is not all specks
     mask = _drop_small(closed & ~pen, least)
-    holes = ~mask & ~pen
-    return _drop_rims(mask | (holes & ~_drop_small(holes, settings.min_hole_um2 / mpp**2)), pen, gap)
+    return _drop_rims(mask | _small_holes(mask, pen, settings.min_hole_um2 / mpp**2), pen, gap)
+
+
+def _small_holes(mask: NDArray[np.bool_], pen: NDArray[np.bool_], most: float) -> NDArray[np.bool_]:
+    """Return the gaps of up to `most` px that lie in tissue; glass inside a ring of pen is no hole of the tissue."""
+    labels, count = ndimage.label(~mask & ~pen)
+    areas = np.bincount(labels.ravel(), minlength=count + 1)
+    beside = ndimage.grey_dilation(labels, size=(3, 3)) * (labels == 0)
+    tissue = np.bincount(beside[mask], minlength=count + 1)
+    ink = np.bincount(beside[pen], minlength=count + 1)
+    small = (areas <= most) & (tissue > ink)
+    small[0] = False
+    return np.asarray(small[labels])
 
 
 def _drop_small(mask: NDArray[np.bool_], least: float) -> NDArray[np.bool_]:

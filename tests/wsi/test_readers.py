@@ -254,7 +254,7 @@ def test_sixteen_bits_keep_their_high_byte_and_alpha_is_white(tmp_path):
 )
 def test_colours_that_would_come_out_wrong_are_refused(tmp_path, array, options):
     tifffile.imwrite(tmp_path / "odd.tif", array, metadata=None, **options)
-    with pytest.raises(wsi.UnreadableSlideError, match="stored as|float32"):
+    with pytest.raises(wsi.UnreadableSlideError, match=r"stored as|float32"):
         TiffSlide(tmp_path / "odd.tif")
 
 
@@ -280,7 +280,7 @@ def test_several_channels_in_an_ome_file_are_no_brightfield(tmp_path):
 
 
 def test_memory_slide_says_what_is_wrong_with_its_arrays():
-    with pytest.raises(ValueError, match="RGB|uint8"):
+    with pytest.raises(ValueError, match=r"RGB|uint8"):
         wsi.MemorySlide(np.zeros((5, 5), np.uint8))
     with pytest.raises(ValueError, match="shape"):
         wsi.MemorySlide([np.zeros((100, 100, 3), np.uint8), np.zeros((50, 10, 3), np.uint8)])
