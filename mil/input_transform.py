@@ -34,11 +34,11 @@ class InputTransform:
     matrix: Tensor | None
 
     @classmethod
-    def fit(cls, bags: Sequence[Bag], share: float) -> InputTransform:
+    def fit(cls, bags: Sequence[Bag], share: float, *, common: bool = False) -> InputTransform:
         """Fix scale and correlations from training tiles; `share` in 0 (scale only) to 1 (fully whitened)."""
         features = torch.cat([bag.features for bag in bags])
         scale = Standardize(features.shape[1])
-        scale.fit(features)
+        scale.fit(features, common=common)
         if share <= 0 or features.shape[1] > WIDEST:
             return cls(scale, None)
         z = scale(features).double()

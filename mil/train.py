@@ -61,6 +61,8 @@ class TrainSettings:
         lr: learning rate of AdamW.
         weight_decay: decoupled weight decay of AdamW.
         dropout: share of the hidden features of each tile that is switched off in training.
+        scaling: "each" brings every input feature to unit spread (descriptors of mixed units); "common" divides all by
+            one number (features of one unit, e.g. pixels).
         decorrelate: how far correlated input features are pulled apart before training, from 0 (only brought to one
             scale) to 1 (fully whitened). With few slides it is what makes a faint concept learnable. Features wider
             than 512 are left at 0. It is folded into the first layer: the stored model is an ordinary head.
@@ -72,11 +74,12 @@ class TrainSettings:
 
     head: str = "gated_abmil"
     head_options: Mapping[str, float] = field(default_factory=dict)
-    epochs: int = 150
-    patience: int = 30
-    lr: float = 1e-3
+    epochs: int = 200
+    patience: int = 40
+    lr: float = 5e-4
     weight_decay: float = 1e-2
     dropout: float = 0.25
+    scaling: str = "each"
     decorrelate: float = 0.5
     batch_size: int = 1
     class_weights: str | tuple[float, ...] = "balanced"
@@ -131,7 +134,7 @@ def train(
     with _reproducible(settings):
         options = {"dropout": settings.dropout, **settings.head_options}
         head = create_head(settings.head, train.bags[0].dim, len(classes), **options).to(settings.device)
-        prepare = InputTransform.fit(train.bags, settings.decorrelate)
+        prepare = InputTransform.fit(train.bags, settings.decorrelate, common=_common(settings))
         prepared = [replace(side, bags=[prepare(bag) for bag in side.bags]) for side in (train, validation)]
         history, best = _fit(head, prepared[0], prepared[1], settings, on_epoch)
         head.load_state_dict(best)
@@ -180,6 +183,13 @@ def _reproducible(settings: TrainSettings) -> Iterator[None]:
             yield
         finally:
             torch.set_num_threads(threads)
+
+
+def _common(settings: TrainSettings) -> bool:
+    """Say whether all features share one scale."""
+    if settings.scaling not in {"each", "common"}:
+        raise TrainingDataError(f"scaling={settings.scaling!r}: use 'each' or 'common'.")
+    return settings.scaling == "common"
 
 
 def _fit(

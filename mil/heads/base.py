@@ -67,12 +67,18 @@ class Standardize(nn.Module):
         """Shape (T, D) → (T, D), float32 or wider."""
         return (x.to(accumulation_dtype(x)) - self.mean) * self.factor
 
-    def fit(self, features: Tensor) -> None:
-        """Take mean and spread from training tiles (T, D); a feature that never varies is switched off."""
+    def fit(self, features: Tensor, *, common: bool = False) -> None:
+        """Take mean and spread from training tiles (T, D); a feature that never varies is switched off.
+
+        With `common` all features are divided by one number, the root of their mean variance: right for features of
+        one unit (pixels), where a small spread means that a feature says little.
+        """
         wide = features.to(torch.float64)
         mean, spread = wide.mean(dim=0), wide.std(dim=0, correction=0)
         # The spread of a constant column is rounding noise: to divide by it would make the noise a feature.
         varies = spread > 1e-6 * mean.abs().clamp(min=1e-6)
+        if common:
+            spread = spread.square().mean().sqrt().expand_as(spread)
         factor = torch.where(varies, 1.0 / spread.clamp(min=1e-30), torch.zeros_like(spread))
         self.mean.copy_(mean)
         self.factor.copy_(factor)

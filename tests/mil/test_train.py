@@ -118,7 +118,7 @@ def test_data_that_cannot_be_learned_from_are_refused_with_the_mend(sides, break
 
 
 def test_a_bag_set_counts_its_parts():
-    with pytest.raises(TrainingDataError, match="One|one"):
+    with pytest.raises(TrainingDataError, match="1 labels"):
         BagSet([], np.zeros(1, int), ())
     with pytest.raises(TrainingDataError, match="one slide"):
         BagSet([Bag.from_list([np.ones((1, 2)), np.ones((1, 2))])], np.zeros(1, int), ("a",))
