@@ -100,8 +100,8 @@ class Engine:
         self._error: BaseException | None = None
         self._bug: BaseException | None = None
         self._tile = 0
-        self._slabs_made = 0
-        self._most_slabs = 2
+        self._slabs_made = self._slabs_allowed = 0
+        self._most_rows = 1
         self._free: list[Slab] = []
         self._full: deque[Slab] = deque()
         self._filling: Slab | None = None
@@ -222,6 +222,7 @@ class Engine:
                 raise ValueError(
                     f"{slide.name}: tiles of {grid.spec.size} px after tiles of {self._tile} px in one stream"
                 )
+            self._most_rows = max(self._most_rows, plan.most_rows)
             if not self._tile:
                 self._prepare(grid.spec.size, plan)
             self._queue.append(_Source(ordinal, slide, plan, plan.requests(), len(grid)))
@@ -233,8 +234,8 @@ class Engine:
         self._tile = tile
         slab = self._batch * tile * tile * 3
         scratch = self._meter.readers * plan.scratch_bytes
-        self._most_slabs = max(2, (self._memory - scratch) // slab)
-        places = (self._most_slabs - 1) * self._batch
+        self._slabs_allowed = (self._memory - scratch) // slab
+        places = (max(2, self._slabs_allowed) - 1) * self._batch
         self._meter.set_caps(max(places - self._batch, (places + 1) // 2))
         self._add_readers()
 
@@ -287,9 +288,18 @@ class Engine:
         self._under_way += 1
         return _Read(source, request, self._meter.asked(tiles))
 
+    @property
+    def _most_slabs(self) -> int:
+        """What memory allows, but one with the consumer and room for one request behind a batch that lacks a tile."""
+        return max(self._slabs_allowed, 1 - (-self._least_places // self._batch))
+
+    @property
+    def _least_places(self) -> int:
+        return self._batch - 1 + self._most_rows
+
     def _room_for(self, tiles: int) -> bool:
-        limit = min(self._batch + self._meter.depth, (self._most_slabs - 1) * self._batch)
-        return self._waiting_or_under_way + tiles <= limit or not self._waiting_or_under_way
+        wanted = max(self._batch + self._meter.depth, self._least_places)
+        return self._waiting_or_under_way + tiles <= min(wanted, (self._most_slabs - 1) * self._batch)
 
     def _place(self, read: _Read, row: int) -> NDArray[np.uint8]:
         """Give a tile that is at hand its row in the slab that is being filled."""

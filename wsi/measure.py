@@ -92,6 +92,7 @@ class Meter:
     def summary(self) -> dict[str, Any]:
         """Return the fields of a StreamRecord."""
         seconds = max(self._last - self._began, 1e-9)
+        plan = self._plan or self._overall(seconds)
         mean = self._latency_sum / self._reads if self._reads else 0.0
         rate = self._tiles / seconds
         return {
@@ -107,9 +108,19 @@ class Meter:
             "failed": self._failed,
             "seconds": seconds,
             "first_batch": self._first_batch,
-            "capped_by": self._plan.capped_by if self._plan else None,
-            "text": self._plan.text if self._plan else "too few tiles to plan from",
+            "capped_by": plan.capped_by if plan else None,
+            "text": plan.text if plan else "no tile was read",
         }
+
+    def _overall(self, seconds: float) -> littles_law.Plan | None:
+        """Plan from the whole run, where it was too short for a window."""
+        if not self._reads or not self._tiles:
+            return None
+        appetite = self._tiles / max(seconds - self._waited, 1e-3 * seconds)
+        return self._made(appetite, self._latency_sum / self._reads)
+
+    def _made(self, appetite: float, latency: float) -> littles_law.Plan:
+        return littles_law.plan(appetite, latency, most_readers=self.readers, most_depth=self._most_depth)
 
     def _count_area(self) -> float:
         now = time.perf_counter()
@@ -132,9 +143,7 @@ class Meter:
         needed = littles_law.readers_needed(window.appetite, window.latency)
         before = self.readers
         self.readers = self._count.look(window, needed)
-        self._plan = littles_law.plan(
-            window.appetite, window.latency, most_readers=self.readers, most_depth=self._most_depth
-        )
+        self._plan = self._made(window.appetite, window.latency)
         self.depth = self._plan.depth
         return self.readers > before
 
