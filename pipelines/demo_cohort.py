@@ -439,6 +439,7 @@ def _draw_pen(picture: Floats, field: Floats, nest: _Nest, rng: np.random.Genera
     ImageDraw.Draw(stroke).line(line, fill=255, width=int(rng.integers(7, 12)), joint="curve")
     ink = np.asarray(stroke.filter(ImageFilter.GaussianBlur(0.8)), np.float32) / np.float32(255)
     ink = ink * np.clip(0.88 + 0.06 * _noise_field(ink.shape, 3, rng), 0, 1) * ~nest.coarse
+    ink = ink * np.clip((0.12 - field) / 0.04, 0, 1)  # beside the tissue, over its rim at most
     color = [level / 255 for level in _PENS[int(rng.integers(len(_PENS)))]]
     size = (picture.shape[1], picture.shape[0])
     for channel in range(3):

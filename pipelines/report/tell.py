@@ -88,7 +88,13 @@ def result_pairs(side: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         ("specificity", "specificity", ""),
         ("Brier score", "brier", ""),
     ]
-    return [(label, number(side.get(key)), interval(side.get(ends))) for label, key, ends in names if key in side]
+    return [(label, number(side.get(key)), _spread(side.get(ends))) for label, key, ends in names if key in side]
+
+
+def _spread(ends: Any) -> str:
+    """Return an interval; one without width says nothing about how sure the figure is."""
+    text = interval(ends)
+    return "none: all resamples agree" if text and ends[0] == ends[1] else text
 
 
 def rate_rows(run: Mapping[str, Any]) -> list[dict[str, str]]:
