@@ -205,8 +205,8 @@ def extract(extraction: Extraction, manifest: Manifest) -> Outcome:
             extraction.take(batch, clocks)
             extraction.progress.advance(len(batch.ok), note=None)
         record = stream.record()
-    rates = {"read": record.to_dict()}
     clocks["prepare"] = extraction.preparing
+    rates = {"read": record.to_dict()} if record.tiles else {}
     rates |= {name: clock.to_dict() for name, clock in clocks.items() if clock.things}
     extraction.run.facts |= {"rates": rates, "seconds_extract": round(time.monotonic() - began, 3)}
     return Outcome(

@@ -124,14 +124,14 @@ def _from_folder(folder: Path, seen: list[Path], notes: list[str]) -> list[Slide
 
 def _join_series(paths: Iterable[Path], base: Path) -> list[SlideEntry]:
     """Make one slide of each DICOM series; a series that fills its folder is named after the folder."""
-    from wsi.dicom_series import series_uid
+    import wsi
 
     entries: list[SlideEntry] = []
     series: dict[tuple[Path, str], list[Path]] = defaultdict(list)
     per_folder: Counter[Path] = Counter()
     for path in paths:
         per_folder[path.parent] += 1
-        uid = series_uid(path)
+        uid = wsi.series_uid(path)
         if uid is None:
             entries.append(_entry(path, base))
         else:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from wsi.cores import available_cores
+    from wsi.dicom_series import series_uid
     from wsi.errors import (
         GridError,
         ImplausibleMppError,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "cores": ("available_cores",),
+    "dicom_series": ("series_uid",),
     "errors": (
         "GridError",
         "ImplausibleMppError",
@@ -73,6 +75,7 @@ __all__ = [
     "is_slide_file",
     "open_slide",
     "read_tile",
+    "series_uid",
     "stream",
     "tile_grid",
 ]

@@ -225,8 +225,4 @@ def looks_like_slide(path: Path) -> bool:
             head = file.read(65536)
     except OSError:
         return bool(suffix)
-    if head[128:132] == b"DICM":
-        from wsi.dicom_header import stands_for_series
-
-        return stands_for_series(head)
-    return bool(suffix) or head.startswith(_TIFF)
+    return bool(suffix) or head.startswith(_TIFF) or head[128:132] == b"DICM"

@@ -120,8 +120,8 @@ def is_slide_file(path: str | Path) -> bool:
     """Say whether a search through a folder should take this file for a slide: a cheap look, no pixels.
 
     True for regular files with a slide's extension (also damaged ones: they deserve an error, not silence) and for
-    TIFF and DICOM content without extension. False for hidden files, for pictures, and for those files of a DICOM
-    series that hold a resampled level, the label or an overview: the file of level 0 stands for the series.
+    TIFF and DICOM content without extension. False for hidden files and for pictures. Of a DICOM slide every file
+    counts; `wsi.series_uid` tells which of them are one slide.
     """
     from wsi.opening import looks_like_slide
 

@@ -194,10 +194,16 @@ def test_names_are_shown_on_one_printable_line():
     assert len(str(error)) < 150
 
 
-def test_a_folder_search_takes_slides_and_one_file_per_dicom_series(tmp_path):
-    folder = shared_path(f"{SLIDES}/cmu-1-small-region-dicom")
-    assert [p.name for p in sorted(folder.iterdir()) if wsi.is_slide_file(p)] == ["level-0.dcm"]
-    assert not wsi.is_slide_file(shared_path(f"{SLIDES}/conformance/boxes_1.dcm"))  # the label of boxes_0
+def test_all_files_of_a_dicom_slide_are_of_one_series():
+    files = sorted(shared_path(f"{SLIDES}/cmu-1-small-region-dicom").glob("*.dcm"))
+    assert all(wsi.is_slide_file(path) for path in files)
+    assert len({wsi.series_uid(path) for path in files} - {None}) == 1
+    boxes = [wsi.series_uid(shared_path(f"{SLIDES}/conformance/boxes_{n}.dcm")) for n in (0, 1)]
+    assert boxes[0] == boxes[1] is not None
+    assert wsi.series_uid(shared_path(f"{SLIDES}/TCGA-XK-AAJU-01A-01-TS1_noncompliant.dcm")) is None
+
+
+def test_a_folder_search_takes_slides(tmp_path):
     for name, expected in {"a.SVS": True, "._a.svs": False, "a.png": False, "notes.txt": False, "plain": False}.items():
         (tmp_path / name).write_bytes(b"some text")
         assert wsi.is_slide_file(tmp_path / name) is expected, name
