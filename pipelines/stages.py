@@ -207,7 +207,6 @@ def run(
         model = str(steps[-1].data["model"])
     elif model is not None:
         steps.append(predict(out, model))
-        model = str(steps[-1].data["model"]) if job.model(model).is_dir() else model
     if model is not None:
         steps.append(heatmap(out, model, force=force, quiet=quiet))
     steps.append(report(out))
