@@ -36,7 +36,9 @@ def trident_reads(path):
         attributes = file["coords"].attrs
         assert {"patch_size", "patch_size_level0", "level0_magnification", "target_magnification"} <= set(attributes)
         assert {"overlap", "name", "savetodir", "level0_width", "level0_height"} <= set(attributes)
-        footprint = int(attributes["patch_size"] * attributes["level0_magnification"] // attributes["target_magnification"])
+        footprint = int(
+            attributes["patch_size"] * attributes["level0_magnification"] // attributes["target_magnification"]
+        )
         assert footprint == int(attributes["patch_size_level0"])
         assert file["features"].attrs["encoder"] == "toy"
         return file["features"][:], file["coords"][:], footprint

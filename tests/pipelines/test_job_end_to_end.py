@@ -150,7 +150,7 @@ def test_run_without_labels_ends_after_features_and_says_so(cohort, tmp_path):
 
 def test_a_model_predicts_slides_it_has_never_seen(finished, cohort, tmp_path):
     model = finished / "models" / "gated_abmil"
-    code, said = slidemil_json("run", cohort.slides[3].path, "-o", tmp_path / "job", "--model", model)
+    code, _ = slidemil_json("run", cohort.slides[3].path, "-o", tmp_path / "job", "--model", model)
     assert code == 0
     (row,) = rows(tmp_path / "job" / "predictions" / "gated_abmil" / "slides.csv")
     known = {r["slide_id"]: r for r in rows(finished / "predictions" / "gated_abmil" / "slides.csv")}
