@@ -131,3 +131,11 @@ def test_no_test_or_benchmark_shadows_a_module():
         assert path.stem not in sys.stdlib_module_names, path
         assert path.stem not in PACKAGES, path
     assert not list(ROOT.glob("tests/**/__init__.py"))
+
+
+def test_the_installed_command_runs():
+    command = Path(sys.executable).with_name("slidemil")
+    if not command.exists():
+        pytest.skip("slidemil is not installed beside this Python")
+    done = subprocess.run([command, "--version"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout.split()[0]) == (0, "slidemil"), done.stderr
