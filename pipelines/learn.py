@@ -153,6 +153,8 @@ def _with_validation(
     if len(split.validation):
         return split
     rows = split.train
+    if not len(rows):
+        raise UsageError("the split names no training slide among the slides with tiles: write `train` for some.")
     inner = mil.split_by_patient(
         [patients[row] for row in rows], y[rows], test=0.0, validation=settings.validation, seed=settings.seed
     )
