@@ -31,7 +31,7 @@ CLASSES = ("negative", "positive")
 _SCALE = int(MPP / LEVEL0_MPP)
 _STEP = 8  # working pixels per cell of the coarse fields (outline, haze, pen)
 _GLASS = np.array([243, 242, 244], np.float32)
-_PENS = ((22, 78, 186), (24, 118, 84), (34, 33, 37))
+_PENS = ((22, 78, 186), (24, 118, 84), (8, 8, 10))
 _VEIL = np.array([0.55, 0.80, 0.25], np.float32)  # pale violet, as a counterstain leaves it
 _DAB = np.array([0.27, 0.57, 0.78], np.float32)  # Ruifrok & Johnston 2001
 
@@ -424,26 +424,37 @@ def _enlarged(field: Floats, size: tuple[int, int]) -> Floats:
 
 
 def _draw_pen(picture: Floats, field: Floats, nest: _Nest, rng: np.random.Generator) -> None:
-    """Draw a marker stroke along the rim of the tissue, on the side away from the nest, in place."""
+    """Draw a marker stroke beside the tissue, on the side away from the nest, in place."""
     from PIL import Image, ImageDraw, ImageFilter
 
     rows, columns = field.shape
-    middle = nest.polygon.centroid
-    away = np.arctan2(rows / 2 - middle.y / _STEP, columns / 2 - middle.x / _STEP) + rng.uniform(-0.5, 0.5)
-    angle = away + np.linspace(-0.5, 0.5, 24) * rng.uniform(0.5, 1.1)
-    wobble = 1 + 0.03 * np.cumsum(rng.normal(0, 0.4, angle.size))
-    x = columns / 2 * (1 + 0.86 * wobble * np.cos(angle))
-    y = rows / 2 * (1 + 0.86 * wobble * np.sin(angle))
+    width = int(rng.integers(13, 18))
     stroke = Image.new("L", (columns, rows), 0)
-    line = list(zip(x.tolist(), y.tolist(), strict=True))
-    ImageDraw.Draw(stroke).line(line, fill=255, width=int(rng.integers(7, 12)), joint="curve")
+    line = _beside(field, nest, width / 2 + 2, rng)
+    ImageDraw.Draw(stroke).line(line, fill=255, width=width, joint="curve")
     ink = np.asarray(stroke.filter(ImageFilter.GaussianBlur(0.8)), np.float32) / np.float32(255)
-    ink = ink * np.clip(0.88 + 0.06 * _noise_field(ink.shape, 3, rng), 0, 1) * ~nest.coarse
-    ink = ink * np.clip((0.12 - field) / 0.04, 0, 1)  # beside the tissue, over its rim at most
+    ink = ink * np.clip(0.95 + 0.02 * _noise_field(ink.shape, 3, rng), 0, 1)
+    ink = ink * np.clip((0.10 - field) / 0.03, 0, 1)  # over the rim of the tissue at most
     color = [level / 255 for level in _PENS[int(rng.integers(len(_PENS)))]]
     size = (picture.shape[1], picture.shape[0])
     for channel in range(3):
         picture[..., channel] *= _enlarged(1 - ink * (1 - color[channel]), size)
+
+
+def _beside(field: Floats, nest: _Nest, distance: float, rng: np.random.Generator) -> list[tuple[float, float]]:
+    """Return points (x, y) of coarse cells along the tissue's rim, `distance` cells outside of it."""
+    rows, columns = field.shape
+    middle = nest.polygon.centroid
+    away = np.arctan2(rows / 2 - middle.y / _STEP, columns / 2 - middle.x / _STEP) + rng.uniform(-0.5, 0.5)
+    points = []
+    for angle in away + np.linspace(-0.5, 0.5, 16) * rng.uniform(0.5, 1.0):
+        steps = np.arange(np.hypot(rows, columns) / 2)
+        x = np.clip(columns / 2 + steps * np.cos(angle), 0, columns - 1)
+        y = np.clip(rows / 2 + steps * np.sin(angle), 0, rows - 1)
+        on_tissue = np.flatnonzero(field[y.astype(int), x.astype(int)] > 0)
+        rim = (on_tissue[-1] if len(on_tissue) else 0) + distance + rng.uniform(-1, 1)
+        points.append((float(columns / 2 + rim * np.cos(angle)), float(rows / 2 + rim * np.sin(angle))))
+    return points
 
 
 def _noise(shape: tuple[int, ...], rng: np.random.Generator) -> Floats:

@@ -139,7 +139,7 @@ def _picture(job: JobFolder, named: NamedModel, file: FeatureFile, name: str, va
         ratio.astype(np.float32),
         title=f"{name} · {named.name}",
         unit="log2 (attention × number of tiles)",
-        normalization="0 = as much attention as the average tile of this slide",
+        normalization="0 = as much attention as the average tile of this slide; under -10 shown as -10",
         outline=_outline(job, name),
     )
 
