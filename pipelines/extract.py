@@ -47,6 +47,7 @@ class Extraction:
     preparing: StageClock = field(default_factory=StageClock)
     _works: list[SlideWork | None] = field(default_factory=list)
     _tiles: int = 0
+    _empty: int = 0
 
     @property
     def tiling(self) -> Tiling:
@@ -96,11 +97,12 @@ class Extraction:
                 continue
             self.run.log("opened", slide=entry.slide_id, tiles=len(work.grid.xy), reader=work.slide.reader)
             if len(work.grid.xy) == 0:
+                self._empty += 1
                 self.close(work)
                 continue
             self._tiles += len(work.grid.xy)
-            self.progress.total(self._tiles)
             self._works.append(work)
+            self.progress.total(self._expected_tiles(len(manifest.entries)))
             yield work.slide, work.grid
 
     def take(self, batch: wsi.TileBatch, clocks: Mapping[str, StageClock]) -> None:
@@ -150,6 +152,12 @@ class Extraction:
                 params = self._work(int(ordinal)).stain
                 out[mine] = pixels[mine] if params is None else params.apply(pixels[mine])
         return out
+
+    def _expected_tiles(self, slides: int) -> int:
+        """Return the tiles of the slides opened so far, and as many for each other slide as these have on average."""
+        opened = len(self._works)
+        seen = opened + len(self.failures) + len(self.skipped) + self._empty
+        return self._tiles + round(self._tiles / opened * max(0, slides - seen))
 
     def _work(self, ordinal: int) -> SlideWork:
         work = self._works[ordinal]
@@ -203,7 +211,7 @@ def extract(extraction: Extraction, manifest: Manifest) -> Outcome:
     ) as stream:
         for batch in stream:
             extraction.take(batch, clocks)
-            extraction.progress.advance(len(batch.ok), note=None)
+            extraction.progress.advance(len(batch.ok), note=f"encoder waits {stream.record().wait:.0%}")
         record = stream.record()
     clocks["prepare"] = extraction.preparing
     rates = {"read": record.to_dict()} if record.tiles else {}
