@@ -6,7 +6,11 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
 
 _LINE_EVERY = 60.0  # seconds
 
@@ -75,38 +79,41 @@ def progress(what: str, unit: str, *, quiet: bool = False) -> Iterator[Progress]
 @contextmanager
 def _bar(what: str, unit: str) -> Iterator[Progress]:
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-    from rich.progress import (
-        Progress as RichProgress,
-    )
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import Progress as RichProgress
 
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn(unit + " {task.fields[rate]}"),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[left]}"),
         TextColumn("{task.fields[note]}"),
     )
     with RichProgress(*columns, console=Console(stderr=True)) as rich:
-        yield _Bar(rich, rich.add_task(what, total=None, note="", rate=""))
+        yield _Bar(rich, rich.add_task(what, total=None, note="", rate="", left=""))
 
 
 class _Bar:
-    def __init__(self, rich: object, task: object) -> None:
+    """A bar whose total may change: rich forgets its own estimate of the time left each time that happens."""
+
+    def __init__(self, rich: RichProgress, task: TaskID) -> None:
         self._rich, self._task = rich, task
-        self._began, self._done = time.monotonic(), 0
+        self._began, self._done, self._total = time.monotonic(), 0, 0
 
     def total(self, total: int) -> None:
-        self._rich.update(self._task, total=total)  # type: ignore[attr-defined]
+        self._total = total
+        self._rich.update(self._task, total=total)
 
     def advance(self, steps: int = 1, note: str | None = None) -> None:
         self._done += steps
-        rate = f"{self._done / max(time.monotonic() - self._began, 1e-9):.1f}/s"
-        fields = {"rate": rate} if note is None else {"rate": rate, "note": note}
-        self._rich.update(self._task, advance=steps, **fields)  # type: ignore[attr-defined]
+        rate = self._done / max(time.monotonic() - self._began, 1e-9)
+        left = max(0, self._total - self._done) / rate
+        fields = {"rate": f"{rate:.1f}/s", "left": f"{_duration(left)} left"} | ({} if note is None else {"note": note})
+        self._rich.update(self._task, advance=steps, **fields)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes}:{rest:02d}"
