@@ -99,7 +99,7 @@ class _Bar:
 
     def __init__(self, rich: RichProgress, task: TaskID) -> None:
         self._rich, self._task = rich, task
-        self._began, self._done, self._total = time.monotonic(), 0, 0
+        self._began, self._done, self._total, self._note = time.monotonic(), 0, 0, ""
 
     def total(self, total: int) -> None:
         self._total = total
@@ -109,8 +109,10 @@ class _Bar:
         self._done += steps
         rate = self._done / max(time.monotonic() - self._began, 1e-9)
         left = max(0, self._total - self._done) / rate
-        fields = {"rate": f"{rate:.1f}/s", "left": f"{_duration(left)} left"} | ({} if note is None else {"note": note})
-        self._rich.update(self._task, advance=steps, **fields)
+        self._note = self._note if note is None else note
+        self._rich.update(
+            self._task, advance=steps, rate=f"{rate:.1f}/s", left=f"{_duration(left)} left", note=self._note
+        )
 
 
 def _duration(seconds: float) -> str:

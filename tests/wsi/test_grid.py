@@ -186,6 +186,12 @@ def test_the_coarsest_level_that_is_fine_enough_is_read(mpp, asked, downsamples,
     assert wsi.tile_grid(fake_slide(50000, 50000, mpp, downsamples), None, wsi.TileSpec(224, asked)).level == level
 
 
+def test_a_level_must_be_fine_enough_in_both_axes():
+    downsamples = [(1.0, 1.0), (2.0, 2.0), (4.0, 4.0)]
+    for wanted, level in (((4, 4), 2), ((3.97, 4), 2), ((3.9, 4), 1), ((4, 3.9), 1), ((4, 1), 0), ((0.5, 0.5), 0)):
+        assert geometry.best_level(downsamples, wanted) == level
+
+
 @pytest.mark.parametrize("bad", [(0, 0.5, 0), (224, 0, 0), (224, -1, 0), (224, 0.5, 224), (224, float("nan"), 0)])
 def test_impossible_tiles_are_refused(bad):
     with pytest.raises(ValueError, match="cannot be cut"):

@@ -190,6 +190,25 @@ def test_one_bad_tile_costs_itself_alone(tmp_path):
     assert failed == [(256, 256)] * 3
 
 
+@pytest.mark.parametrize("harm", ["second half zeros", "other size"])
+def test_a_jpeg_that_the_decoder_would_only_warn_about_is_an_error(tmp_path, harm):
+    path = tmp_path / "harmed.tif"
+    tifffile.imwrite(path, picture(512, 512), tile=(256, 256), photometric="ycbcr", compression="jpeg", metadata=None)
+    with tifffile.TiffFile(path) as tiff:
+        place, count = tiff.pages[0].dataoffsets[0], tiff.pages[0].databytecounts[0]
+    data = bytearray(path.read_bytes())
+    if harm == "second half zeros":
+        data[place + count // 2 : place + count] = bytes(count - count // 2)
+    else:
+        frame = data.index(b"\xff\xc0", place)
+        data[frame + 7 : frame + 9] = (65500).to_bytes(2, "big")
+    path.write_bytes(data)
+    with TiffSlide(path) as slide:
+        with pytest.raises(wsi.TileReadError, match=r"no end|65500"):
+            slide.read(0, 0, 100, 100)
+        assert slide.read(256, 256, 100, 100).shape == (100, 100, 3)
+
+
 def test_a_file_replaced_while_it_is_read_is_noticed(tmp_path, file):
     path = tmp_path / "swap.tif"
     path.write_bytes(file.read_bytes())

@@ -74,7 +74,13 @@ def test_pen_marked_by_others_is_left_out():
     assert 0.15 < found.share < 0.30
 
 
-INKS = {"green": (30, 140, 110), "blue": (40, 70, 180), "red": (190, 25, 45), "black": (8, 6, 9)}
+INKS = {
+    "green": (30, 140, 110),
+    "blue": (40, 70, 180),
+    "red": (190, 25, 45),
+    "pale red": (210, 60, 72),
+    "black": (8, 6, 9),
+}
 
 
 @pytest.mark.parametrize("ink", INKS)
@@ -169,6 +175,12 @@ def test_specks_are_dropped_and_small_holes_filled():
     assert not found.mask[210:230, 250:270].any()
     assert len(found.polygons()) == 1
     assert len(found.polygons()[0].interiors) == 1
+
+
+def test_a_crop_smaller_than_any_speck_is_not_dropped():
+    """50 µm a side, all tissue."""
+    slide = wsi.MemorySlide(picture("crc_nuclei/img020.png")[:200, :200], mpp=0.25)
+    assert wsi.find_tissue(slide).share > 0.95
 
 
 def test_fluorescence_masks_and_wrong_colours_are_refused():
