@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import pytest
+from _shared import shared_path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -463,3 +464,18 @@ def test_the_queue_costs_little_per_tile():
         spent = time.perf_counter() - began
     assert len(grid) > 10_000
     assert (spent - reads) / len(grid) < 100e-6
+
+
+def test_real_slides_of_three_readers_in_one_stream():
+    """Files, four threads, batches across slides: the same tiles as one read after another."""
+    names = ("CMU-1-Small-Region.svs", "OS-1-detail.ome.tif", "kidney-48-5.tif")
+    slides = [wsi.open_slide(shared_path(f"data/slides/{name}"), slide_mpp=0.5) for name in names]
+    sources = [(slide, wsi.tile_grid(slide, None, wsi.TileSpec(128, 0.6))) for slide in slides]
+    with wsi.stream(sources, batch_size=24, workers=4) as stream:
+        tiles, _, errors = within_limit(lambda: collect(stream))
+    assert not errors
+    assert len(tiles) == sum(len(grid) for _, grid in sources)
+    for (n, i), pixels in tiles.items():
+        assert np.array_equal(pixels, wsi.read_tile(*sources[n], i))
+    for slide in slides:
+        slide.close()
