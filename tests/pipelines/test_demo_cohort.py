@@ -55,8 +55,10 @@ def test_brown_tissue_is_inside_the_planted_region(cohort: Cohort) -> None:
         y, x = (np.mgrid[0:400, 0:448] + 0.5) * 4
         inside = shapely.contains_xy(shapely.union_all(slide.region), x, y)
         dab = rgb2hed(low)[..., 2]
-        # A haze tints whole slides, so the brownest pixels of this slide are asked for, not brown ones.
-        brownest = dab > np.quantile(dab, 0.98)
+        # A haze tints whole slides, so the brownest pixels of this slide are asked for; pen is no brown.
+        red_over_blue = low[..., 0].astype(int) - low[..., 2] > 15
+        brownest = red_over_blue & (dab > np.quantile(dab, 0.97))
+        assert brownest.mean() > 0.01
         assert inside[brownest].mean() > 5 * inside.mean()
         assert inside[brownest].mean() > 0.6
 
