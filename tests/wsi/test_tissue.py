@@ -101,6 +101,17 @@ def test_strokes_of_ink_on_glass_and_tissue_are_left_out(ink, name):
     assert not (found.mask & found.pen).any()
 
 
+@pytest.mark.parametrize("ink", INKS)
+def test_ink_alone_is_no_tissue(ink):
+    image = glass(400, 500)
+    y, x = np.mgrid[:400, :500]
+    share = ndimage.gaussian_filter((abs(np.hypot(y - 200, x - 250) - 120) < 12).astype(float), 2)[..., None]
+    inked = (image * np.exp(share * np.log(np.array(INKS[ink]) / 243))).astype(np.uint8)
+    found = tissue_of(inked, mpp=8.0)
+    assert not found.mask.any()
+    assert "pen" in found.reason
+
+
 @pytest.mark.parametrize(
     ("name", "least", "most"),
     [
