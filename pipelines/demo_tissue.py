@@ -192,13 +192,14 @@ def _lay(canvas: Floats, piece: Floats, weight: Floats, y: int, x: int) -> None:
 
 
 def smooth_field(side: int, sigma: float, rng: np.random.Generator) -> Floats:
-    """Return smooth noise of unit variance, (side, side), with bumps of about `sigma` cells."""
+    """Return smooth noise of mean 0 and unit variance, (side, side), with bumps of about `sigma` cells."""
     from PIL import Image
     from scipy.ndimage import gaussian_filter
 
     shrink = max(1, int(sigma // 4))  # wide bumps need few samples
     small = -(-side // shrink) + 1
     field = gaussian_filter(rng.standard_normal((small, small)), sigma / shrink, mode="wrap", truncate=3)
+    field = field - field.mean()  # few bumps do not cancel by themselves
     field = (field / max(float(field.std()), 1e-9)).astype(np.float32)
     if shrink == 1:
         part: Floats = field[:side, :side]
