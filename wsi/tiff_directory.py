@@ -69,8 +69,20 @@ class Directory:
 
     def number(self, tag: int, default: int) -> int:
         """Return the first value of a tag as an integer."""
-        values = self.numbers(tag)
+        values = self.whole_numbers(tag)
         return int(values[0]) if len(values) else default
+
+    def whole_numbers(self, tag: int) -> NDArray[Any]:
+        """Return the values of a tag that counts something.
+
+        Raises:
+            TiffProblemError: they are fractions or floats.
+        """
+        values = self.numbers(tag)
+        entry = self.tags.get(tag)
+        if not np.issubdtype(values.dtype, np.integer) or (entry and entry.kind in _RATIONAL):
+            raise TiffProblemError(f"tag {tag} holds no whole numbers")
+        return values
 
     @cached_property
     def description(self) -> str:
@@ -101,7 +113,7 @@ class Directory:
     def places(self) -> tuple[NDArray[Any], NDArray[Any]]:
         """Offsets and byte counts of the tiles or strips."""
         tags = (TILE_OFFSETS, TILE_COUNTS) if self.tiled else (STRIP_OFFSETS, STRIP_COUNTS)
-        return self.numbers(tags[0]), self.numbers(tags[1])
+        return self.whole_numbers(tags[0]), self.whole_numbers(tags[1])
 
 
 class TiffFile:
@@ -188,7 +200,7 @@ class TiffFile:
             self._seen.add(offset)
             directory, offset = self._directory(offset)
             if depth == 0 and SUB_DIRECTORIES in directory.tags:
-                for child in directory.numbers(SUB_DIRECTORIES):
+                for child in directory.whole_numbers(SUB_DIRECTORIES):
                     directory.children.extend(self._chain(int(child), depth=1))
             yield directory
             if depth:
@@ -252,6 +264,7 @@ def _check_places(directory: Directory, size: int) -> None:
     if len(offsets) < expected or len(counts) < expected:
         held = min(len(offsets), len(counts))
         raise TiffProblemError(f"its table names {held:,} of {expected:,} {word}: the places of the others are lost")
+    offsets, counts = offsets[:expected], counts[:expected]
     ends = offsets.astype(np.uint64) + counts.astype(np.uint64)
     beyond = int(((ends > size) & (counts > 0)).sum())
     if beyond:

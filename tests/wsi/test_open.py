@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
+import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +134,44 @@ def test_every_cut_of_a_slide_is_an_error_or_right(aperio, tmp_path):
         except wsi.UnreadableSlideError:
             refused += 1
     assert refused == len(lengths)
+
+
+def mutated(data: bytes, dice: random.Random) -> bytes:
+    """Flip bits, overwrite, cut or blank; mostly near the start, where the tables are."""
+    out = bytearray(data)
+    place = dice.randrange(min(len(out), 4000) if dice.random() < 0.6 else len(out))
+    kind = dice.random()
+    if kind < 0.5:
+        out[place] ^= 1 << dice.randrange(8)
+    elif kind < 0.8:
+        out[place : place + dice.randint(1, 8)] = dice.randbytes(dice.randint(1, 8))
+    elif kind < 0.9:
+        del out[place:]
+    else:
+        out[place : place + 200] = bytes(200)
+    return bytes(out)
+
+
+def test_mutated_files_give_slides_or_our_errors_only(aperio, tmp_path):
+    """Four hundred files with a fixed seed; a foreign exception or a hang fails."""
+    plain, ome = tmp_path / "plain.tif", tmp_path / "ome.ome.tif"
+    image = np.random.default_rng(0).integers(0, 256, (300, 300, 3)).astype(np.uint8)
+    tifffile.imwrite(plain, image, rowsperstrip=20, photometric="rgb")
+    tifffile.imwrite(ome, image, tile=(128, 128), compression="deflate", photometric="rgb", metadata={"axes": "YXS"})
+    seeds = [path.read_bytes() for path in (aperio, plain, ome)]
+    dice, path, refused = random.Random(7), tmp_path / "mutated.svs", 0
+    for _ in range(400):
+        path.write_bytes(mutated(dice.choice(seeds), dice))
+        began = time.monotonic()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of the libraries; they have said enough when they raise
+                with wsi.open_slide(path) as slide:
+                    slide.read(0, 0, min(slide.size[0], 500), min(slide.size[1], 500))
+        except wsi.SlideError:
+            refused += 1
+        assert time.monotonic() - began < 10
+    assert 50 < refused < 390
 
 
 @pytest.mark.parametrize("share", [0.6, 0.95, 0.9999])

@@ -18,6 +18,18 @@ from wsi.geometry import downsample_of
 from wsi.readers.base import BaseSlide, Facts, FileIdentity, on_white
 from wsi.slide import Level
 
+_PROPERTIES = (
+    openslide.PROPERTY_NAME_VENDOR,
+    openslide.PROPERTY_NAME_OBJECTIVE_POWER,
+    "openslide.mpp-x",
+    "openslide.mpp-y",
+    "openslide.bounds-x",
+    "openslide.bounds-y",
+    "openslide.bounds-width",
+    "openslide.bounds-height",
+)
+"""All that is ever asked for: the others may name a patient, and some cannot even be decoded."""
+
 
 class OpenSlideSlide(BaseSlide):
     """A slide that OpenSlide reads.
@@ -29,7 +41,7 @@ class OpenSlideSlide(BaseSlide):
     def __init__(self, path: Path, *, slide_mpp: float | None = None, manifest_mpp: float | None = None) -> None:
         self._identity = FileIdentity.of(path)
         handle = _open(path)
-        properties = dict(handle.properties)
+        properties = {name: handle.properties[name] for name in _PROPERTIES if name in handle.properties}
         levels = _levels(handle.level_dimensions)
         self._native = tuple(levels)
         power = pixel_size.parse_number(properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER))
