@@ -92,7 +92,7 @@ class Meter:
     def summary(self) -> dict[str, Any]:
         """Return the fields of a StreamRecord."""
         seconds = max(self._last - self._began, 1e-9)
-        plan = self._plan or self._overall(seconds)
+        plan = self._overall(seconds)
         mean = self._latency_sum / self._reads if self._reads else 0.0
         rate = self._tiles / seconds
         return {
@@ -113,7 +113,7 @@ class Meter:
         }
 
     def _overall(self, seconds: float) -> littles_law.Plan | None:
-        """Plan from the whole run, where it was too short for a window."""
+        """Plan from the whole run: the last window may hold no more than the odd tiles of the last slide."""
         if not self._reads or not self._tiles:
             return None
         appetite = self._tiles / max(seconds - self._waited, 1e-3 * seconds)

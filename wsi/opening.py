@@ -178,9 +178,11 @@ def _probe(slide: Slide) -> None:
 
 
 def _no_reader(path: Path, head: bytes, failures: list[SlideError]) -> UnreadableSlideError:
-    kind = "a TIFF" if head.startswith(_TIFF) else "a file of unknown kind"
+    dicom = head[128:132] == b"DICM"
+    kind = "a TIFF" if head.startswith(_TIFF) else "a DICOM file" if dicom else "a file of unknown kind"
     whats = dict.fromkeys(printable(f.what.replace(str(path), path.name), limit=130) for f in failures)
-    mends = [f.mend for f in failures if f.mend] or [_COPY]
+    again = "Copy it again, or write it anew as a standard DICOM slide." if dicom else _COPY
+    mends = [again] if dicom else [f.mend for f in failures if f.mend] or [again]
     error = UnreadableSlideError(path.name, f"{kind} that no reader takes: {'; '.join(whats)}", mends[0])
     error.__cause__ = failures[0] if failures else None
     return error

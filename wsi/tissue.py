@@ -175,8 +175,9 @@ def tissue_of(
     blur = max(1.0, settings.mpp / per_px)  # cells must not be told by their own colours, but tissue by its mixture
     soft = np.stack([ndimage.gaussian_filter(density[..., c], blur) for c in range(3)], axis=-1)
     pen = ink(soft, max(2, round(2 * settings.mpp / per_px)))
-    mask = _tidy(_stained(soft, _roughness(density, blur), settings) & ~pen, pen, per_px, settings)
-    return Tissue(name, mask, pen & ~mask, scale, picture, None if mask.any() else _why_none(picture, pen))
+    stained = _stained(soft, _roughness(density, blur), settings) & ~pen
+    mask = _tidy(stained, pen, per_px, settings)
+    return Tissue(name, mask, pen & ~mask, scale, picture, None if mask.any() else _why_none(picture, pen, stained))
 
 
 _PLAIN_GLASS = np.array([243.0, 243.0, 243.0])
@@ -347,9 +348,15 @@ def _looks_ycbcr(picture: NDArray[np.uint8]) -> bool:
     return bool(((r > 180) & (abs(g - 128) <= 8) & (abs(b - 128) <= 8)).mean() > 0.1)
 
 
-def _why_none(picture: NDArray[np.uint8], pen: NDArray[np.bool_]) -> str:
+_A_SPECK = 1e-3
+"""Share of stained pixels from which on a slide is not called all glass."""
+
+
+def _why_none(picture: NDArray[np.uint8], pen: NDArray[np.bool_], stained: NDArray[np.bool_]) -> str:
     high = float(np.percentile(picture.max(-1), 99))
     if high < 40:
         return "no tissue: the picture is black"
+    if stained.mean() > _A_SPECK:
+        return "no tissue: what is stained lies in pieces too small to be tissue (is the µm/px right?)"
     ground = "all glass" if float(np.median(picture.min(-1))) > 190 else "nothing has a stain's colour"
     return f"no tissue: {ground}" + (", and pen" if pen.mean() > 0.001 else "")
