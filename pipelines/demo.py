@@ -40,7 +40,9 @@ def demo(out: Path, *, seed: int = 0, quiet: bool = False) -> Said:
         cohort = compose_cohort(out / _SLIDES, seed=seed, on_slide=lambda _: bar.advance(1))
     write_truth(job, cohort)
     settings = load_settings(options={"seed": seed})
-    outcome = stages.run([out / _SLIDES], out, settings, labels=job.truth / "labels.csv", quiet=quiet)
+    outcome = stages.run(
+        [out / _SLIDES], out, settings, labels=job.truth / "labels.csv", quiet=quiet, with_report=False
+    )
     model = str(outcome.more["model"])
     figures = measure(job, cohort, model)
     write_json(out / "demo.json", figures)

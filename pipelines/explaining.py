@@ -26,6 +26,8 @@ from .records import current, finish
 
 METHODS = ("attention",)
 _TOP = 8
+_COLORS = (-6.0, 6.0)
+"""Ends of the color scale, log2 of attention over that of the average tile; values beyond take the end's color."""
 _SAME_PROBABILITY = 1e-4
 
 
@@ -129,7 +131,8 @@ def _picture(job: JobFolder, named: NamedModel, file: FeatureFile, name: str, va
 
     with Image.open(job.thumbnail(name)) as image:
         thumbnail = np.asarray(image.convert("RGB"))
-    ratio = np.log2(np.maximum(values * len(values), 2.0**-10))
+    low, high = _COLORS
+    ratio = np.log2(np.clip(values * len(values), 2.0**low, 2.0**high))
     return heatmap.draw(
         thumbnail,
         file.slide_size,
@@ -139,7 +142,8 @@ def _picture(job: JobFolder, named: NamedModel, file: FeatureFile, name: str, va
         ratio.astype(np.float32),
         title=f"{name} · {named.name}",
         unit="log2 (attention × number of tiles)",
-        normalization="0 = as much attention as the average tile of this slide; under -10 shown as -10",
+        normalization="0 = as much attention as the average tile of this slide; the same colors on every slide",
+        limits=_COLORS,
         outline=_outline(job, name),
     )
 

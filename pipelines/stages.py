@@ -187,6 +187,7 @@ def run(
     force: bool = False,
     offline: bool = False,
     quiet: bool = False,
+    with_report: bool = True,
 ) -> Outcome:
     """Everything: features, then training (with labels) or prediction (with a model), heatmaps, report.
 
@@ -209,7 +210,8 @@ def run(
         steps.append(predict(out, model))
     if model is not None:
         steps.append(heatmap(out, model, force=force, quiet=quiet))
-    steps.append(report(out))
+    if with_report:
+        steps.append(report(out))
     return _whole(outcome, steps, trained=model is not None)
 
 
