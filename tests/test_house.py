@@ -20,13 +20,12 @@ def sources(package: str) -> list[Path]:
     return sorted((ROOT / package).rglob("*.py"))
 
 
-def imported(path: Path, *, top_level_only: bool = False) -> set[str]:
-    """Return absolute dotted names of what a file imports, relative imports resolved."""
+def imported(path: Path, *, typing_too: bool = True) -> set[str]:
+    """Return absolute dotted names of what a file imports, at its top or in a function; relative ones resolved."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    nodes = _loaded_at_import(tree.body) if top_level_only else ast.walk(tree)
     here = path.relative_to(ROOT).with_suffix("").parts
     names: set[str] = set()
-    for node in nodes:
+    for node in _statements(tree.body, typing_too):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -36,14 +35,16 @@ def imported(path: Path, *, top_level_only: bool = False) -> set[str]:
     return names
 
 
-def _loaded_at_import(body: list[ast.stmt]):
-    """Yield the statements that run when a module is imported; type-checking blocks do not."""
+def _statements(body: list[ast.stmt], typing_too: bool):
+    """Yield every statement; without `typing_too`, those that only a type checker sees are left out."""
     for node in body:
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test) and not typing_too:
             continue
         yield node
-        if isinstance(node, ast.If | ast.Try | ast.With):
-            yield from _loaded_at_import(node.body)
+        for inner in ("body", "orelse", "finalbody"):
+            yield from _statements(getattr(node, inner, []), typing_too)
+        for handler in getattr(node, "handlers", []):
+            yield from _statements(handler.body, typing_too)
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -62,14 +63,14 @@ def test_wsi_and_stain_know_no_torch(package):
 
 
 def test_no_import_cycles():
-    """Depth-first search over what runs at import; a cycle would be found as a back edge."""
+    """Depth-first search over all imports, also those inside functions; a cycle would be a back edge."""
     modules = {
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
         for package in PACKAGES
         for path in sources(package)
     }
     edges = {
-        name: {other for other in imported(path, top_level_only=True) if other in modules and other != name}
+        name: {other for other in imported(path, typing_too=False) if other in modules and other != name}
         for name, path in modules.items()
     }
     done: set[str] = set()

@@ -20,9 +20,11 @@ if TYPE_CHECKING:
         UnreadableSlideError,
     )
     from wsi.grid import TileGrid, TileSpec, tile_grid
+    from wsi.mpp import Mpp
+    from wsi.opening import is_slide_file, open_slide
     from wsi.prefetch import StreamRecord, TileBatch, TileStream, stream
     from wsi.readers.memory import MemorySlide
-    from wsi.slide import Level, Mpp, Slide, is_slide_file, open_slide
+    from wsi.slide import Level, Slide
     from wsi.tiles import read_tile
     from wsi.tissue import Tissue, TissueSettings, find_tissue
 
@@ -43,7 +45,9 @@ _HOME = {
     "grid": ("TileGrid", "TileSpec", "tile_grid"),
     "prefetch": ("StreamRecord", "TileBatch", "TileStream", "stream"),
     "readers.memory": ("MemorySlide",),
-    "slide": ("Level", "Mpp", "Slide", "is_slide_file", "open_slide"),
+    "opening": ("is_slide_file", "open_slide"),
+    "mpp": ("Mpp",),
+    "slide": ("Level", "Slide"),
     "tiles": ("read_tile",),
     "tissue": ("Tissue", "TissueSettings", "find_tissue"),
 }

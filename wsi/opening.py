@@ -24,8 +24,25 @@ _GREY = {0, 1}
 Open = Callable[..., Slide]
 
 
-def open_path(path: Path, *, slide_mpp: float | None, manifest_mpp: float | None) -> Slide:
-    """Open a slide; see `wsi.slide.open_slide`."""
+def open_slide(path: str | Path, *, slide_mpp: float | None = None, manifest_mpp: float | None = None) -> Slide:
+    """Open a slide with the reader that can read it, chosen by the file's content.
+
+    OpenSlide serves what it fully supports. OME-TIFF, whose levels it does not see, and TIFF that it refuses (untiled,
+    other compressions) are read with tifffile. A TIFF's directories are checked before any pixel is asked for.
+
+    Args:
+        path: the file. Only regular files are opened.
+        slide_mpp: µm/px, used only where the file's own value is missing or refused.
+        manifest_mpp: µm/px of this very slide; used always.
+
+    Returns:
+        The slide. A missing pixel size is no error here: `mpp` is None and `mpp_problem` says why.
+
+    Raises:
+        UnreadableSlideError: not a slide, cut short, damaged, or of a kind that no reader takes.
+        NotBrightfieldError: one grey channel, or several that are not RGB.
+    """
+    path = Path(path)
     head = _head_of_regular_file(path)
     failures: list[SlideError] = []
     for reader in _readers(path, head):
@@ -210,8 +227,14 @@ def _kind_of(head: bytes) -> str | None:
     return None
 
 
-def looks_like_slide(path: Path) -> bool:
-    """See `wsi.slide.is_slide_file`."""
+def is_slide_file(path: str | Path) -> bool:
+    """Say whether a search through a folder should take this file for a slide: a cheap look, no pixels.
+
+    True for regular files with a slide's extension (also damaged ones: they deserve an error, not silence) and for
+    TIFF and DICOM content without extension. False for hidden files and for pictures. Of a DICOM slide every file
+    counts; `wsi.series_uid` tells which of them are one slide.
+    """
+    path = Path(path)
     if path.name.startswith("."):
         return False
     try:

@@ -1,4 +1,4 @@
-"""The slide: a readable image pyramid, whoever reads it. `open_slide` finds the reader."""
+"""The slide: a readable image pyramid, whoever reads it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi.mpp import Mpp
-
-__all__ = ["Level", "Mpp", "Slide", "is_slide_file", "open_slide"]
 
 
 @dataclass(frozen=True)
@@ -91,38 +89,3 @@ class Slide(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
-
-
-def open_slide(path: str | Path, *, slide_mpp: float | None = None, manifest_mpp: float | None = None) -> Slide:
-    """Open a slide with the reader that can read it, chosen by the file's content.
-
-    OpenSlide serves what it fully supports. OME-TIFF, whose levels it does not see, and TIFF that it refuses (untiled,
-    other compressions) are read with tifffile. A TIFF's directories are checked before any pixel is asked for.
-
-    Args:
-        path: the file. Only regular files are opened.
-        slide_mpp: µm/px, used only where the file's own value is missing or refused.
-        manifest_mpp: µm/px of this very slide; used always.
-
-    Returns:
-        The slide. A missing pixel size is no error here: `mpp` is None and `mpp_problem` says why.
-
-    Raises:
-        UnreadableSlideError: not a slide, cut short, damaged, or of a kind that no reader takes.
-        NotBrightfieldError: one grey channel, or several that are not RGB.
-    """
-    from wsi.opening import open_path
-
-    return open_path(Path(path), slide_mpp=slide_mpp, manifest_mpp=manifest_mpp)
-
-
-def is_slide_file(path: str | Path) -> bool:
-    """Say whether a search through a folder should take this file for a slide: a cheap look, no pixels.
-
-    True for regular files with a slide's extension (also damaged ones: they deserve an error, not silence) and for
-    TIFF and DICOM content without extension. False for hidden files and for pictures. Of a DICOM slide every file
-    counts; `wsi.series_uid` tells which of them are one slide.
-    """
-    from wsi.opening import looks_like_slide
-
-    return looks_like_slide(Path(path))
