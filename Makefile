@@ -33,7 +33,7 @@ bench: env
 	$(BIN)/python benchmarks/_run_all.py
 
 stress: env
-	$(BIN)/pytest -m slow
+	$(BIN)/python benchmarks/kill_resume.py
 
 # Pins are made anew by hand; no index address goes into them.
 pin:

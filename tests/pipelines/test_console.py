@@ -1,0 +1,65 @@
+"""Errors end in one sentence and the right exit code; a traceback only with -v."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+import mil
+import wsi
+from pipelines.console import guarded
+from pipelines.errors import CheckFailedError, EnvironmentFault, NothingMatchedError, UsageError
+
+
+def terminate():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def fail_with(error):
+    def verb(verbose: bool = False) -> int:
+        if callable(error) and not isinstance(error, BaseException):
+            error()
+        else:
+            raise error
+        return 0
+
+    app = typer.Typer(pretty_exceptions_enable=False)
+    app.command()(guarded(verb))
+    return app
+
+
+CASES = [
+    (UsageError("wrong"), 2),
+    (NothingMatchedError("nothing"), 4),
+    (EnvironmentFault("full"), 5),
+    (mil.WeightsError("no weights"), 6),
+    (CheckFailedError("differ"), 7),
+    (mil.TrainingDataError("one class"), 2),
+    (wsi.UnreadableSlideError("a.svs", "is cut", "Copy it."), 2),
+    (KeyboardInterrupt(), 130),
+    (terminate, 75),
+    (ZeroDivisionError("oh"), 1),
+]
+
+
+@pytest.mark.parametrize(("error", "code"), CASES, ids=lambda value: getattr(value, "__class__", value).__name__)
+def test_every_error_has_its_exit_code_and_no_traceback(error, code):
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        done = CliRunner().invoke(fail_with(error), [])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert done.exit_code == code
+    assert "Traceback" not in done.output
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert done.stdout == ""
+
+
+def test_a_bug_shows_its_traceback_only_when_asked():
+    done = CliRunner().invoke(fail_with(ZeroDivisionError("oh")), ["--verbose"])
+    assert "Traceback" in done.output
+    assert "a bug: ZeroDivisionError" in done.output
