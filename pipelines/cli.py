@@ -244,14 +244,21 @@ def train(
 
 @app.command()
 @guarded
-def predict(job: Job, model: Model, json_: Json = False, quiet: Quiet = False, verbose: Verbose = False) -> int:
+def predict(
+    job: Job,
+    model: Model,
+    features: Features = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> int:
     """Predict every slide of a job.
 
     Example: slidemil predict job --model gated_abmil
     """
     from . import stages
 
-    result = stages.predict(job, model)
+    result = stages.predict(job, model, features=features)
     show(result, json_)
     return result.exit_code
 
@@ -263,6 +270,7 @@ def heatmap(
     model: Model,
     method: Annotated[str, typer.Option(help="attention")] = "attention",
     slide: Annotated[list[str] | None, typer.Option(help="Only this slide; may be repeated.")] = None,
+    features: Features = None,
     limit: Limit = None,
     force: Force = False,
     json_: Json = False,
@@ -275,7 +283,9 @@ def heatmap(
     """
     from . import stages
 
-    result = stages.heatmap(job, model, method=method, slides=slide or (), limit=limit, force=force, quiet=quiet)
+    result = stages.heatmap(
+        job, model, method=method, slides=slide or (), features=features, limit=limit, force=force, quiet=quiet
+    )
     show(result, json_)
     return result.exit_code
 

@@ -89,7 +89,7 @@ class LearnSettings:
         dropout: share of features dropped in training.
         patience: epochs without a better validation loss before training stops.
         test: share of the patients held out.
-        validation: share of the other patients that early stopping watches.
+        validation: share of the patients that early stopping watches.
         seed: of the split, the initial weights and the order of bags.
     """
 

@@ -14,9 +14,9 @@ import mil
 import wsi
 
 from . import heatmap
-from .errors import CheckFailedError, UsageError
-from .feature_sets import FeatureSet
-from .features import FeatureFile
+from .errors import CheckFailedError, JobError, UsageError
+from .feature_sets import FeatureSet, bag_of
+from .features import FeatureFile, bounds_of
 from .files import write_bytes
 from .jobfolder import JobFolder
 from .manifest import SlideEntry
@@ -39,13 +39,11 @@ class Heatmaps:
         drawn: slides drawn by this run.
         skipped: slides that were drawn already, from the same features and model.
         warnings: what the user should know.
-        scores: slide → raw values per tile, of the drawn and the skipped.
     """
 
     drawn: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    scores: dict[str, NDArray[np.float32]] = field(default_factory=dict)
 
 
 def draw_heatmaps(
@@ -67,36 +65,45 @@ def draw_heatmaps(
     if method not in METHODS:
         raise UsageError(f"--method {method}: there is {', '.join(METHODS)}.")
     result = Heatmaps()
-    stored = {row["slide_id"]: row for row in read_predictions(job, named.name)}
-    mine = [entry for entry in slides if entry.slide_id in features.files and len(features.files[entry.slide_id].xy)]
+    stored = {row["slide_id"]: row for row in read_predictions(job, named.name, named.sha256)}
+    mine = [entry for entry in slides if entry.slide_id in features and features.n_tiles(entry.slide_id)]
     progress.total(len(mine))
     for entry in mine:
         name = entry.slide_id
-        values = mil.explain(method, named.model.head, features.bag(name), _target(named, features, name))
-        result.scores[name] = np.asarray(values, np.float32)
-        _check_prediction(named, features, name, stored.get(name))
-        parts = {"model": named.sha256, "features": features.hashes[name], "method": method}
-        if not force and current(job, job.heatmaps(named.name) / f"{name}.png", parts):
+        parts = {"model": named.sha256, "features": features.digest(name), "method": method}
+        if not force and _is_drawn(job, named, entry, parts):
             result.skipped.append(name)
         else:
-            _write(job, named, features.files[name], entry, method, result, parts)
+            file = features.read(name)
+            bag = bag_of(file)
+            chances = mil.predict(named.model, bag)[0].probabilities
+            _check_prediction(named, name, chances, stored.get(name))
+            values = mil.explain(method, named.model.head, bag, _target(named, chances))
+            _write(job, named, file, entry, method, np.asarray(values, np.float32), result, parts)
             result.drawn.append(name)
         progress.advance(1)
     return result
 
 
-def _target(named: NamedModel, features: FeatureSet, slide_id: str) -> int:
+def _is_drawn(job: JobFolder, named: NamedModel, entry: SlideEntry, parts: Mapping[str, Any]) -> bool:
+    """Tell whether a heatmap is there; one without top tiles is drawn again when the slide is back."""
+    record = current(job, job.heatmaps(named.name) / f"{entry.slide_id}.png", parts)
+    return record is not None and (bool(record.facts.get("top")) or not entry.path.exists())
+
+
+def _target(named: NamedModel, chances: NDArray[Any]) -> int:
     """Return the class a heatmap is drawn for: in a two-class task the positive one, else the predicted one."""
     if len(named.model.classes) == 2:
         return 1
-    return int(np.argmax(mil.predict(named.model, features.bag(slide_id))[0].probabilities))
+    return int(np.argmax(chances))
 
 
-def _check_prediction(named: NamedModel, features: FeatureSet, slide_id: str, stored: Mapping[str, Any] | None) -> None:
+def _check_prediction(
+    named: NamedModel, slide_id: str, chances: NDArray[Any], stored: Mapping[str, Any] | None
+) -> None:
     if stored is None:
         return
-    found = mil.predict(named.model, features.bag(slide_id))[0].probabilities
-    for name, value in zip(named.model.classes, found, strict=True):
+    for name, value in zip(named.model.classes, chances, strict=True):
         kept = stored.get(f"p_{name}")
         if kept and abs(float(kept) - float(value)) > _SAME_PROBABILITY:
             raise CheckFailedError(
@@ -111,26 +118,37 @@ def _write(
     file: FeatureFile,
     entry: SlideEntry,
     method: str,
+    values: NDArray[np.float32],
     result: Heatmaps,
     parts: Mapping[str, Any],
 ) -> None:
-    name, values = entry.slide_id, result.scores[entry.slide_id]
-    folder = job.heatmaps(named.name)
+    name, folder = entry.slide_id, job.heatmaps(named.name)
     coords = {key: value for key, value in file.attributes.items() if key not in ("encoder_passport", "stain_params")}
-    write_bytes(folder / f"{name}.scores.h5", heatmap.scores_h5(file.xy, coords, {method: values}))
-    shapes = heatmap.geojson_gz(name, file.xy, file.footprint, {method: values}, bounds=None)
-    write_bytes(folder / f"{name}.geojson.gz", shapes)
+    box = bounds_of(file.attributes)
+    files = {
+        folder / f"{name}.scores.h5": heatmap.scores_h5(file.xy, coords, {method: values}),
+        folder / f"{name}.geojson.gz": heatmap.geojson_gz(
+            name, file.xy, file.footprint, {method: values}, bounds=box, slide_size=file.slide_size
+        ),
+    }
     top = _top_tiles(entry, file, values, result)
     if top is not None:
-        write_bytes(folder / "top" / f"{name}.jpg", top)
-    finish(job, folder / f"{name}.png", _picture(job, named, file, name, values), parts)
+        files[folder / "top" / f"{name}.jpg"] = top
+    for path, data in files.items():
+        write_bytes(path, data)
+    picture = _picture(job, named, file, name, values)
+    finish(job, folder / f"{name}.png", picture, parts, {"top": top is not None}, companions=files)
 
 
 def _picture(job: JobFolder, named: NamedModel, file: FeatureFile, name: str, values: NDArray[np.float32]) -> bytes:
     from PIL import Image
 
-    with Image.open(job.thumbnail(name)) as image:
-        thumbnail = np.asarray(image.convert("RGB"))
+    try:
+        with Image.open(job.thumbnail(name)) as image:
+            thumbnail = np.asarray(image.convert("RGB"))
+    except OSError as error:
+        path = job.thumbnail(name)
+        raise JobError(f"{path}: the slide's picture is missing. `slidemil extract` makes it again.") from error
     low, high = _COLORS
     ratio = np.log2(np.clip(values * len(values), 2.0**low, 2.0**high))
     return heatmap.draw(
@@ -181,4 +199,8 @@ def read_tiles(entry: SlideEntry, file: FeatureFile, xy: NDArray[np.int64]) -> N
     with wsi.open_slide(entry.path, **given) as slide:
         grid = wsi.tile_grid(slide, None, spec, allow_upsampling=True)
         row_of = {(int(x), int(y)): row for row, (x, y) in enumerate(grid.xy)}
+        missing = [(int(x), int(y)) for x, y in xy if (int(x), int(y)) not in row_of]
+        if missing:
+            what = f"it has no tile at {missing[0]}: this is another slide than the one encoded"
+            raise wsi.SlideError(slide.name, what)
         return np.stack([wsi.read_tile(slide, grid, row_of[int(x), int(y)]) for x, y in xy])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,18 +14,21 @@ import numpy as np
 import wsi
 
 from .config import ExtractSettings
-from .features import same_passport
+from .features import decisive
 from .jobfolder import JobFolder, Tiling, tiling_name
 from .manifest import Manifest, SlideEntry
 from .outcome import Failure, Outcome
 from .progress import Progress
 from .provenance import Run, series_sha256
-from .records import Record, changed_parts, current, read_record
+from .records import Record, changed_parts, current, forget, read_record
 from .slide_work import SlideWork, finish_slide, passport_name, prepare
 from .timing import StageClock, bottleneck
 
 if TYPE_CHECKING:
     from mil import Encoder
+
+
+_STAGES = ("hash", "prepare", "stain", "encode")
 
 
 @dataclass
@@ -44,7 +47,8 @@ class Extraction:
     skipped: list[str] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    preparing: StageClock = field(default_factory=StageClock)
+    clocks: dict[str, StageClock] = field(default_factory=lambda: {name: StageClock() for name in _STAGES})
+    stopping: bool = False
     _works: list[SlideWork | None] = field(default_factory=list)
     _tiles: int = 0
     _empty: int = 0
@@ -61,6 +65,7 @@ class Extraction:
         s = self.settings
         return {
             **self.encoder.passport(),
+            "device": self.encoder.device.partition(":")[0],
             "stain": s.stain,
             "tile": {"size": s.tile, "mpp": s.mpp, "overlap": s.overlap},
             "stored_dtype": s.dtype,
@@ -73,13 +78,16 @@ class Extraction:
     def pending(self, manifest: Manifest) -> Iterator[tuple[SlideEntry, dict[str, Any]]]:
         """Yield the slides that are not done, each with the parts that determine its features."""
         for entry in manifest.entries:
+            if self.stopping:
+                return
             try:
-                parts = self._parts(entry)
+                with self.clocks["hash"].of(1):
+                    digest = series_sha256(self.job, entry.slide_id, entry.files)
             except OSError as error:
-                what = f"cannot be read ({error.strerror or error})"
-                self.fail(entry, wsi.UnreadableSlideError(entry.path.name, what, "Check the path and its rights."))
+                self._unreachable(entry, error)
                 continue
-            record = None if self.force else current(self.job, self.output(entry.slide_id), parts)
+            parts = self._parts(entry, digest)
+            record = self._finished(entry, parts)
             if record is None:
                 self._say_what_changed(entry, parts)
                 yield entry, parts
@@ -90,7 +98,7 @@ class Extraction:
         """Open the pending slides one after the other, for the stream; failures are kept, not raised."""
         for entry, parts in self.pending(manifest):
             try:
-                with self.preparing.of(1):
+                with self.clocks["prepare"].of(1):
                     work = prepare(entry, self.job, self.tiling, self.settings, parts)
             except wsi.SlideError as error:
                 self.fail(entry, error)
@@ -105,21 +113,28 @@ class Extraction:
             self.progress.total(self._expected_tiles(len(manifest.entries)))
             yield work.slide, work.grid
 
-    def take(self, batch: wsi.TileBatch, clocks: Mapping[str, StageClock]) -> None:
+    def take(self, batch: wsi.TileBatch) -> None:
         """Normalize and encode a batch, keep its rows, and finish the slides that it completes."""
         for error, ordinal, row in _errors(batch):
             work = self._work(ordinal)
             work.missing[row] = error
         good = np.flatnonzero(batch.ok)
         if len(good):
-            pixels = self._normalize(batch, good, clocks["stain"])
-            with clocks["encode"].of(len(good)):
+            pixels = self._normalize(batch, good)
+            with self.clocks["encode"].of(len(good)):
                 values = self.encoder(pixels)
             for ordinal in np.unique(batch.slide[good]):
                 mine = batch.slide[good] == ordinal
                 self._work(int(ordinal)).put(batch.index[good][mine], values[mine], self.settings.dtype)
         for ordinal in np.unique(batch.slide):
             self._finish_if_complete(int(ordinal))
+
+    def abandon(self) -> None:
+        """Let go of every slide that is still open; what is not finished stays undone."""
+        self.stopping = True
+        for work in self._works:
+            if work is not None:
+                work.slide.close()
 
     def close(self, work: SlideWork) -> None:
         """Write what a complete slide has become."""
@@ -137,15 +152,16 @@ class Extraction:
         self.run.log("done", slide=name, tiles=facts["n_tiles"], missing=facts["n_missing"])
 
     def fail(self, entry: SlideEntry, error: wsi.SlideError) -> None:
-        """Keep a failure; the other slides go on."""
+        """Keep a failure; the other slides go on. What an earlier run made of this slide no longer counts."""
+        forget(self.job, self.output(entry.slide_id))
         self.failures[entry.slide_id] = Failure(entry.slide_id, f"{error.slide}: {error.what}", error.mend)
         self.run.log("failed", slide=entry.slide_id, cause=error.what, mend=error.mend)
 
-    def _normalize(self, batch: wsi.TileBatch, good: np.ndarray[Any, Any], clock: StageClock) -> Any:
+    def _normalize(self, batch: wsi.TileBatch, good: np.ndarray[Any, Any]) -> Any:
         pixels = batch.pixels if len(good) == len(batch.ok) else batch.pixels[good]
         if self.settings.stain == "none":
             return pixels
-        with clock.of(len(good)):
+        with self.clocks["stain"].of(len(good)):
             out = np.empty_like(pixels)
             for ordinal in np.unique(batch.slide[good]):
                 mine = batch.slide[good] == ordinal
@@ -170,14 +186,35 @@ class Extraction:
             self._works[ordinal] = None
             self.close(work)
 
-    def _parts(self, entry: SlideEntry) -> dict[str, Any]:
+    def _finished(self, entry: SlideEntry, parts: Mapping[str, Any]) -> Record | None:
+        """Return the record of a slide that needs no more work, None where there is work to do."""
+        output = self.output(entry.slide_id)
+        old = read_record(self.job, output)
+        if self.force or old is None:
+            return None
+        record = current(self.job, output, {**parts, "mpp": _as_it_mattered(parts["mpp"], old.parts.get("mpp", {}))})
+        if record is None:
+            return None
+        total = record.facts.get("n_tiles", 0) + record.facts.get("n_missing", 0)
+        return record if record.facts.get("n_missing", 0) <= self.settings.max_bad_tiles * total else None
+
+    def _unreachable(self, entry: SlideEntry, error: OSError) -> None:
+        """Keep finished features of a slide that cannot be read just now; any other has failed."""
+        what = f"cannot be read ({error.strerror or error})"
+        old = read_record(self.job, self.output(entry.slide_id))
+        if old is not None and self._finished(entry, self._parts(entry, str(old.parts.get("slide")))):
+            self._skip(entry, old)
+            self.warnings.append(f"{entry.slide_id}: {what}; its finished features are kept")
+            return
+        self.fail(entry, wsi.UnreadableSlideError(entry.path.name, what, "Check the path and its rights."))
+
+    def _parts(self, entry: SlideEntry, digest: str) -> dict[str, Any]:
         s = self.settings
         return {
-            "slide": series_sha256(self.job, entry.slide_id, entry.files),
+            "slide": digest,
             "mpp": {"manifest": entry.mpp, "slide_mpp": s.slide_mpp, "allow_upsampling": s.allow_upsampling},
             "tissue": {**dataclasses.asdict(wsi.TissueSettings()), "min_tissue": s.min_tissue},
-            "max_bad_tiles": s.max_bad_tiles,
-            "encoder": self.passport,
+            "encoder": decisive(self.passport),
         }
 
     def _skip(self, entry: SlideEntry, record: Record) -> None:
@@ -187,6 +224,7 @@ class Extraction:
     def _say_what_changed(self, entry: SlideEntry, parts: Mapping[str, Any]) -> None:
         old = read_record(self.job, self.output(entry.slide_id))
         changed = changed_parts(old, parts) if old else []
+        changed = [name for name in changed if not name.startswith("mpp.")] or changed
         if changed:
             self.run.log("redo", slide=entry.slide_id, changed=changed)
             note = f"made anew because this changed: {', '.join(changed[:4])}"
@@ -200,22 +238,25 @@ def extract(extraction: Extraction, manifest: Manifest) -> Outcome:
     Raises:
         EnvironmentFault: the job folder cannot be written.
     """
-    clocks = {"stain": StageClock(), "encode": StageClock()}
     s = extraction.settings
     began = time.monotonic()
-    with wsi.stream(
+    stream = wsi.stream(
         extraction.sources(manifest),
         batch_size=s.batch_size,
         workers=s.workers or None,
         memory=int(s.memory_gb * 1e9),
-    ) as stream:
+    )
+    try:
         for batch in stream:
-            extraction.take(batch, clocks)
+            extraction.take(batch)
             extraction.progress.advance(len(batch.ok), note=f"encoder waits {stream.record().wait:.0%}")
-        record = stream.record()
-    clocks["prepare"] = extraction.preparing
+    finally:
+        extraction.stopping = True
+        stream.close()
+        extraction.abandon()
+    record = stream.record()
     rates = {"read": record.to_dict()} if record.tiles else {}
-    rates |= {name: clock.to_dict() for name, clock in clocks.items() if clock.things}
+    rates |= {name: clock.to_dict() for name, clock in extraction.clocks.items() if clock.things and record.tiles}
     extraction.run.facts |= {"rates": rates, "seconds_extract": round(time.monotonic() - began, 3)}
     return Outcome(
         found=len(manifest.entries),
@@ -229,12 +270,13 @@ def extract(extraction: Extraction, manifest: Manifest) -> Outcome:
     )
 
 
-def check_same_features(job: JobFolder, extraction: Extraction, names: Sequence[str]) -> None:
-    """Refuse a feature folder that holds features of another passport beside those of this run."""
-    for name in names:
-        record = read_record(job, extraction.output(name))
-        if record is not None:
-            same_passport(extraction.passport, record.parts["encoder"], what=name)
+def _as_it_mattered(asked: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the asked µm/px without the options that an earlier run of the slide found to decide nothing."""
+    return {
+        "manifest": asked["manifest"],
+        "slide_mpp": asked["slide_mpp"] if before.get("slide_mpp") is not None else None,
+        "allow_upsampling": bool(asked["allow_upsampling"]) and bool(before.get("allow_upsampling")),
+    }
 
 
 def _errors(batch: wsi.TileBatch) -> Iterator[tuple[str, int, int]]:

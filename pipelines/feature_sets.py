@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,38 +13,48 @@ import numpy as np
 import mil
 
 from .errors import UsageError
-from .features import FeatureFile, read_features, same_passport
+from .features import FeatureFile, decisive, read_features, read_passport, same_passport
 from .jobfolder import JobFolder
-from .records import read_record
+from .records import Record, read_record
 
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """All finished slides of one feature folder.
+    """All finished slides of one feature folder; features are read when they are asked for.
 
     Attributes:
+        job: the job.
         folder: the folder, relative to the job.
         passport: how all of them were made.
-        files: slide → what its feature file holds.
-        hashes: slide → SHA-256 of its feature file.
+        records: slide → the finished-record of its feature file.
+        notes: in what the slides differ that does not forbid to mix them.
     """
 
+    job: JobFolder
     folder: Path
     passport: dict[str, Any]
-    files: dict[str, FeatureFile]
-    hashes: dict[str, str]
+    records: dict[str, Record]
+    notes: tuple[str, ...] = field(default=())
+
+    def __contains__(self, slide_id: str) -> bool:
+        """Tell whether a slide is finished."""
+        return slide_id in self.records
+
+    def n_tiles(self, slide_id: str) -> int:
+        """Return the number of tiles of a slide."""
+        return int(self.records[slide_id].facts.get("n_tiles", 0))
+
+    def digest(self, slide_id: str) -> str:
+        """Return the SHA-256 of a slide's feature file."""
+        return self.records[slide_id].sha256
+
+    def read(self, slide_id: str) -> FeatureFile:
+        """Read the feature file of one slide."""
+        return read_features(self.job.root / self.folder / f"{slide_id}.h5")
 
     def bag(self, slide_id: str) -> mil.Bag:
         """Return one slide as a bag of one."""
-        file = self.files[slide_id]
-        features = file.features if len(file.xy) else np.zeros((0, self.dim), np.float32)
-        return mil.Bag.from_list([features], xy=[file.xy], ids=[slide_id])
-
-    @property
-    def dim(self) -> int:
-        """Width of the features."""
-        widths = [file.features.shape[1] for file in self.files.values() if file.features.ndim == 2]
-        return int(max(widths, default=0))
+        return bag_of(self.read(slide_id))
 
     @property
     def tile(self) -> dict[str, Any]:
@@ -51,17 +62,23 @@ class FeatureSet:
         return dict(self.passport.get("tile", {}))
 
 
+def bag_of(file: FeatureFile) -> mil.Bag:
+    """Return the features of one slide as a bag of one."""
+    features = file.features if file.features.ndim == 2 else np.zeros((0, 0), np.float32)
+    return mil.Bag.from_list([features], xy=[file.xy], ids=[file.slide_id])
+
+
 def feature_folders(job: JobFolder) -> list[str]:
     """Name the feature folders of a job, relative to it."""
-    return sorted(
-        folder.relative_to(job.root).as_posix() for folder in job.root.glob("*/features_*") if folder.is_dir()
-    )
+    folders = (folder for folder in job.root.glob("*/features_*") if folder.is_dir())
+    return sorted(folder.relative_to(job.root).as_posix() for folder in folders)
 
 
 def choose_folder(job: JobFolder, wanted: str | None, passport: dict[str, Any] | None = None) -> str:
     """Return the feature folder to use.
 
     Args:
+        job: the job.
         wanted: what the user named, None for "the one there is".
         passport: of the model that is to be used; picks its folder among several.
 
@@ -78,7 +95,7 @@ def choose_folder(job: JobFolder, wanted: str | None, passport: dict[str, Any] |
             raise UsageError(f"--features {wanted}: {len(found)} such folders; the job has {listed}.")
         return found[0]
     if len(folders) > 1 and passport is not None:
-        alike = [name for name in folders if _passport_of(job, name) == passport]
+        alike = [name for name in folders if _passport_of(job, name) == decisive(passport)]
         folders = alike or folders
     if len(folders) > 1:
         raise UsageError(f"{job.root}: the job has several feature folders. Choose with --features: {listed}.")
@@ -86,29 +103,43 @@ def choose_folder(job: JobFolder, wanted: str | None, passport: dict[str, Any] |
 
 
 def load_features(job: JobFolder, folder: str, slides: Sequence[str]) -> FeatureSet:
-    """Load the finished slides of a feature folder.
+    """Find the finished slides of a feature folder.
 
     Raises:
         UsageError: no slide is finished.
         CheckFailedError: slides were made differently; the message names the fields.
     """
-    files: dict[str, FeatureFile] = {}
-    hashes: dict[str, str] = {}
-    passport: dict[str, Any] | None = None
+    records: dict[str, Record] = {}
+    passports: list[dict[str, Any]] = []
     for slide_id in slides:
         path = job.root / folder / f"{slide_id}.h5"
         record = read_record(job, path)
         if record is None or not path.is_file():
             continue
-        file = read_features(path)
-        passport = file.passport if passport is None else passport
-        same_passport(passport, file.passport, what=f"{folder}/{slide_id}.h5")
-        files[slide_id], hashes[slide_id] = file, record.sha256
-    if passport is None:
-        raise UsageError(f"{job.root / folder}: no slide has finished features. Run `slidemil extract` first.")
-    return FeatureSet(Path(folder), passport, files, hashes)
+        passports.append(read_passport(path))
+        same_passport(passports[0], passports[-1], what=f"{folder}/{slide_id}.h5")
+        records[slide_id] = record
+    if not records:
+        raise UsageError(
+            f"{job.root / folder}: no slide has finished features. `slidemil status {job.root}` tells why."
+        )
+    return FeatureSet(job, Path(folder), passports[0], records, _differences(records, passports))
+
+
+def _differences(records: dict[str, Record], passports: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+    """Say in what slides of one set differ though they may be mixed."""
+    notes = []
+    shares = Counter(record.parts.get("tissue", {}).get("min_tissue") for record in records.values())
+    if len(shares) > 1:
+        listed = ", ".join(f"{share} ({count} slides)" for share, count in shares.most_common())
+        notes.append(f"the slides were tiled with different --min-tissue: {listed}")
+    for name in ("versions", "device"):
+        kinds = {repr(passport.get(name)) for passport in passports}
+        if len(kinds) > 1:
+            notes.append(f"the features were made with different {name}: {'; '.join(sorted(kinds))[:300]}")
+    return tuple(notes)
 
 
 def _passport_of(job: JobFolder, folder: str) -> dict[str, Any] | None:
     first = next(iter(sorted((job.root / folder).glob("*.h5"))), None)
-    return read_features(first).passport if first is not None else None
+    return decisive(read_passport(first)) if first is not None else None

@@ -23,6 +23,8 @@ from .files import h5_bytes, open_h5
 if TYPE_CHECKING:
     from wsi import TileGrid
 
+_TOLD = ("versions", "device")
+_BOX = ("x", "y", "width", "height")
 _CAUSE_BYTES = 240
 _MISSING = np.dtype([("x", "<i8"), ("y", "<i8"), ("cause", f"S{_CAUSE_BYTES}")])
 
@@ -50,7 +52,7 @@ class FeatureFile:
     attributes: dict[str, Any]
 
 
-def coords_attributes(slide_id: str, grid: TileGrid) -> dict[str, Any]:
+def coords_attributes(slide_id: str, grid: TileGrid, bounds: tuple[int, int, int, int] | None = None) -> dict[str, Any]:
     """Return the attributes that TRIDENT puts on `coords`.
 
     `level0_magnification` is not the scanner's nominal one but the value from which TRIDENT computes the true
@@ -60,7 +62,9 @@ def coords_attributes(slide_id: str, grid: TileGrid) -> dict[str, Any]:
     level0 = grid.footprint * target / grid.spec.size
     while grid.spec.size * level0 // target < grid.footprint:
         level0 = math.nextafter(level0, math.inf)
+    box = {} if bounds is None else {f"bounds_{key}": side for key, side in zip(_BOX, bounds, strict=True)}
     return {
+        **box,
         "patch_size": grid.spec.size,
         "patch_size_level0": grid.footprint,
         "level0_magnification": level0,
@@ -77,6 +81,15 @@ def coords_attributes(slide_id: str, grid: TileGrid) -> dict[str, Any]:
         "mpp_source": grid.mpp.source,
         "tile_mpp": grid.spec.mpp,
     }
+
+
+def bounds_of(attributes: Mapping[str, Any]) -> tuple[int, int, int, int] | None:
+    """Return the box that was scanned, level-0 px, from the attributes of `coords`; None where the slide has none."""
+    names = [f"bounds_{key}" for key in _BOX]
+    if not all(name in attributes for name in names):
+        return None
+    x, y, width, height = (int(attributes[name]) for name in names)
+    return x, y, width, height
 
 
 def coords_bytes(attributes: Mapping[str, Any], xy: NDArray[np.int64]) -> bytes:
@@ -141,9 +154,28 @@ def read_features(path: Path) -> FeatureFile:
                 attributes=attributes,
             )
     except (OSError, KeyError, ValueError, RuntimeError) as error:
-        raise JobError(
-            f"{path}: not a readable feature file ({error}). Delete it and run `slidemil extract` again."
-        ) from error
+        raise _unreadable(path, error) from error
+
+
+def read_passport(path: Path) -> dict[str, Any]:
+    """Read only how a feature file was made.
+
+    Raises:
+        JobError: the file is no feature file, or is damaged.
+    """
+    try:
+        with open_h5(path) as file:
+            return dict(json.loads(str(file.attrs.get("encoder_passport", "{}"))))
+    except (OSError, ValueError, RuntimeError) as error:
+        raise _unreadable(path, error) from error
+
+
+def decisive(passport: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a passport decides which features may be mixed.
+
+    Library versions and the device are told, not compared: a patch release must not make a cohort worthless.
+    """
+    return {name: value for name, value in passport.items() if name not in _TOLD}
 
 
 def same_passport(known: Mapping[str, Any], found: Mapping[str, Any], *, what: str) -> None:
@@ -152,6 +184,7 @@ def same_passport(known: Mapping[str, Any], found: Mapping[str, Any], *, what: s
     Raises:
         CheckFailedError: names the fields that differ.
     """
+    known, found = decisive(known), decisive(found)
     differ = sorted(name for name in known.keys() | found.keys() if known.get(name) != found.get(name))
     if differ:
         shown = "; ".join(f"{name}: {known.get(name)!r} against {found.get(name)!r}" for name in differ[:3])
@@ -159,6 +192,10 @@ def same_passport(known: Mapping[str, Any], found: Mapping[str, Any], *, what: s
             f"{what}: its features were made differently ({shown}). "
             "Extract the slides with the same settings, or use a model that was trained on these features."
         )
+
+
+def _unreadable(path: Path, error: Exception) -> JobError:
+    return JobError(f"{path}: not a readable feature file ({error}). Delete it and run `slidemil extract` again.")
 
 
 def _put(file: h5py.File, name: str, data: NDArray[Any], attributes: Mapping[str, Any]) -> None:

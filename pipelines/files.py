@@ -65,24 +65,43 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON whole, indented, with keys in the order given."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_bytes(path, json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:
+    """Return indented JSON, keys in the order given."""
+    return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
-    """Write a table whole; a value that is None becomes an empty cell."""
+    """Write a table whole; see `csv_bytes`."""
+    write_bytes(path, csv_bytes(columns, rows))
+
+
+def csv_bytes(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> bytes:
+    """Return a table; a value that is missing or None becomes an empty cell, names and texts stay as they are."""
     out = io.StringIO(newline="")
-    writer = csv.DictWriter(out, columns, extrasaction="ignore", lineterminator="\n")
+    writer = csv.DictWriter(out, columns, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     for row in rows:
         writer.writerow({key: _cell(value) for key, value in row.items()})
-    write_text(path, out.getvalue())
+    return out.getvalue().encode()
 
 
-def read_csv(path: Path) -> list[dict[str, str]]:
-    """Read a table with a header row; cells are text, a byte order mark is passed over."""
+def read_csv(path: Path, *, strip: bool = True) -> list[dict[str, str]]:
+    """Read a table with a header row; cells are text, a byte order mark is passed over.
+
+    Args:
+        path: the table.
+        strip: drop blanks around cells, as in tables made by hand; our own tables are read as they are.
+    """
     with path.open(newline="", encoding="utf-8-sig") as file:
         return [
-            {(key or "").strip(): (value or "").strip() for key, value in row.items() if isinstance(value, str)}
+            {
+                (key or "").strip(): value.strip() if strip else value
+                for key, value in row.items()
+                if isinstance(value, str)
+            }
             for row in csv.DictReader(file)
         ]
 
@@ -118,11 +137,7 @@ def sha256_json(value: object) -> str:
 def _cell(value: object) -> object:
     if value is None:
         return ""
-    if isinstance(value, float):
-        return format(value, ".6g")
-    if isinstance(value, str):
-        return " ".join(value.split())
-    return value
+    return format(value, ".9g") if isinstance(value, float) else value
 
 
 def _host() -> str:

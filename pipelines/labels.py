@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,9 @@ from .files import read_csv
 from .manifest import SlideEntry, safe_name, slide_stem
 from .tables import ALIASES, first_of
 
+_NO_LABEL = ("", "nan", "na", "n/a", "none", "null")
+_FIRST = ("negative", "neg", "normal", "benign", "control", "wildtype", "wild type", "wt", "no", "false")
+"""Names that stand for the negative class; without one of them classes are ordered by alphabet."""
 _SUFFIXES = (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".dcm", ".h5", ".qptiff")
 
 
@@ -55,40 +59,27 @@ def read_labels(path: Path, slides: Sequence[SlideEntry], *, column: str = "labe
         raise UsageError(
             f"{path}: no column `{column}` (found: {', '.join(sorted(columns))}). Name yours with --target."
         )
+    case, split = first_of(columns, "case_id"), first_of(columns, "split")
+    said = [name for name in (column, case, split) if name]
     by_name = _names(slides)
     matched: dict[str, dict[str, str]] = {}
     strangers: list[str] = []
     for row in rows:
-        entry = by_name.get(_bare(row[key]))
+        entry = _meant(path, row[key], by_name)
         if entry is None:
             strangers.append(row[key])
-        elif entry.slide_id in matched and matched[entry.slide_id].get(column) != row.get(column):
-            raise UsageError(f"{path}: {row[key]} has two different labels. Keep one row per slide.")
-        elif row.get(column):
+        elif any(matched.get(entry.slide_id, row).get(name) != row.get(name) for name in said):
+            raise UsageError(f"{path}: {row[key]} stands there twice and differently. Keep one row per slide.")
+        elif row.get(column, "").lower() not in _NO_LABEL:
             matched[entry.slide_id] = row
     if not matched:
         raise NothingMatchedError(_no_match(path, strangers, slides))
-    case, split = first_of(columns, "case_id"), first_of(columns, "split")
     entries = {entry.slide_id: entry for entry in slides}
     return Labels(
         label={name: row[column] for name, row in matched.items()},
         case={name: (row.get(case, "") if case else "") or entries[name].case_id for name, row in matched.items()},
         split=_splits(split, matched) if split else {},
         notes=_notes(strangers, slides, matched, case),
-    )
-
-
-def labels_from_manifest(slides: Sequence[SlideEntry], *, column: str = "label") -> Labels | None:
-    """Return the labels a manifest carries itself, None where it has no such column."""
-    labelled = {entry.slide_id: entry for entry in slides if entry.columns.get(column)}
-    if not labelled:
-        return None
-    key = first_of({name for entry in labelled.values() for name in entry.columns}, "split")
-    rows = {name: dict(entry.columns) for name, entry in labelled.items()}
-    return Labels(
-        label={name: entry.columns[column] for name, entry in labelled.items()},
-        case={name: entry.case_id for name, entry in labelled.items()},
-        split=_splits(key, rows) if key else {},
     )
 
 
@@ -102,12 +93,28 @@ def _rows(path: Path) -> list[dict[str, str]]:
     return rows
 
 
-def _names(slides: Iterable[SlideEntry]) -> dict[str, SlideEntry]:
-    names: dict[str, SlideEntry] = {}
+def _names(slides: Iterable[SlideEntry]) -> dict[str, list[SlideEntry]]:
+    """Return every name a slide may go by: its own, its file's, and the end of its path."""
+    names: dict[str, list[SlideEntry]] = {}
     for entry in slides:
-        for name in (entry.slide_id, _bare(entry.path.name)):
-            names.setdefault(name, entry)
+        ends = [Path(*entry.path.parts[-length:]).as_posix() for length in range(1, len(entry.path.parts) + 1)]
+        for name in {entry.slide_id, _bare(entry.path.name), *ends}:
+            names.setdefault(name, []).append(entry)
     return names
+
+
+def _meant(path: Path, name: str, names: Mapping[str, list[SlideEntry]]) -> SlideEntry | None:
+    """Return the slide a row means, by its path where that tells slides apart, else by its name.
+
+    Raises:
+        UsageError: the name stands for several slides.
+    """
+    found = names.get(Path(name).as_posix()) or names.get(_bare(name)) or []
+    own = [entry for entry in found if entry.slide_id == name]
+    if len(found) > 1 and len(own) != 1:
+        listed = ", ".join(entry.slide_id for entry in found[:4])
+        raise UsageError(f"{path}: {name} may be any of {listed}. Write the name that slides.csv gives the slide.")
+    return next(iter(own or found), None)
 
 
 def _bare(name: str) -> str:
@@ -151,7 +158,9 @@ def _no_match(path: Path, strangers: Sequence[str], slides: Sequence[SlideEntry]
 
 def _class_order(name: str) -> tuple[int, float, str]:
     try:
-        return 0, float(name), name
+        number = float(name)
     except ValueError:
-        first = {"negative": -2, "neg": -2, "normal": -2, "benign": -2}.get(name.lower(), 0)
-        return 1, first, name
+        number = math.nan
+    if math.isfinite(number):
+        return 0, number, name
+    return 1, -1.0 if name.lower() in _FIRST else 0.0, name

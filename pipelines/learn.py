@@ -14,14 +14,17 @@ import mil
 from .config import LearnSettings
 from .errors import UsageError
 from .feature_sets import FeatureSet
-from .files import sha256_json
+from .features import decisive
+from .files import json_bytes, sha256_json
 from .jobfolder import JobFolder
 from .labels import Labels
 from .progress import Progress
-from .records import current, finish
+from .records import current, finish, forget
 
 _SIDE_NAMES = {"train": "train", "validation": "val", "test": "test"}
 _METRICS = "metrics.json"
+COHORT = "cohort.json"
+MODEL_FILES = ("config.json", "model.safetensors", "README.md", COHORT, _METRICS)
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ def divide(features: FeatureSet, labels: Labels, settings: LearnSettings) -> Sid
     Raises:
         mil.TrainingDataError: one class only, too few patients, or a patient on two sides.
     """
-    slides = tuple(name for name in sorted(labels.label) if name in features.files and len(features.files[name].xy))
+    slides = tuple(name for name in sorted(labels.label) if name in features and features.n_tiles(name))
     if not slides:
         raise UsageError("no labelled slide has tiles: look at slides.csv for the reasons.")
     number = {name: position for position, name in enumerate(labels.classes)}
@@ -95,7 +98,7 @@ def train(
     sides = divide(features, labels, settings)
     parts = _parts(features, sides, labels.classes, settings)
     folder = job.model(name)
-    if not force and current(job, folder / _METRICS, parts) and current(job, folder / "model.safetensors", parts):
+    if not force and all(current(job, folder / file, parts) for file in MODEL_FILES):
         return sides, False
     options = train_settings(settings)
     progress.total(options.epochs)
@@ -107,9 +110,30 @@ def train(
         on_epoch=lambda epoch: progress.advance(1, note=f"validation loss {epoch.validation_loss:.3f}"),
     ).described(encoder=features.passport, tile=features.tile)
     metrics = score(model, features, sides)
-    for file, data in {**model.to_files(), _METRICS: _json(metrics)}.items():
+    files = {**model.to_files(), COHORT: json_bytes(cohort_of(sides)), _METRICS: json_bytes(metrics)}
+    for file in files:
+        forget(job, folder / file)
+    for file, data in files.items():
         finish(job, folder / file, data, parts)
     return sides, True
+
+
+def cohort_of(sides: Sides) -> dict[str, dict[str, str]]:
+    """Return slide → side and patient → side, under hashes: a model is given away, its patients' names are not."""
+    side_of = sides.side_of()
+    return {
+        "slides": {masked(name): side for name, side in sorted(side_of.items())},
+        "cases": {
+            masked(case): side_of[name]
+            for name, case in zip(sides.slides, sides.patients, strict=True)
+            if name in side_of
+        },
+    }
+
+
+def masked(name: str) -> str:
+    """Return a hash by which a name is known again but not read."""
+    return sha256_json(["slidemil", name])[:20]
 
 
 def train_settings(settings: LearnSettings) -> mil.TrainSettings:
@@ -164,7 +188,7 @@ def _with_validation(
 def _parts(features: FeatureSet, sides: Sides, classes: Sequence[str], settings: LearnSettings) -> Mapping[str, Any]:
     side_of = sides.side_of()
     rows = [
-        [name, features.hashes[name], int(label), patient, side_of.get(name, "")]
+        [name, features.digest(name), int(label), patient, side_of.get(name, "")]
         for name, label, patient in zip(sides.slides, sides.labels, sides.patients, strict=True)
     ]
     return {
@@ -172,11 +196,5 @@ def _parts(features: FeatureSet, sides: Sides, classes: Sequence[str], settings:
         "classes": list(classes),
         "settings": asdict(settings),
         "trainer": {key: value for key, value in asdict(train_settings(settings)).items() if key != "head_options"},
-        "encoder": features.passport,
+        "encoder": decisive(features.passport),
     }
-
-
-def _json(value: Any) -> bytes:
-    import json
-
-    return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()

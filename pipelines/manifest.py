@@ -10,7 +10,7 @@ import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -45,7 +45,9 @@ class SlideEntry:
     @property
     def files(self) -> tuple[Path, ...]:
         """Every file the slide is made of."""
-        return self.series or (self.path,)
+        import wsi
+
+        return self.series or wsi.files_of(self.path)
 
 
 @dataclass(frozen=True)
@@ -74,10 +76,10 @@ def find_slides(sources: Sequence[Path]) -> Manifest:
         elif source.suffix.lower() == ".csv":
             found += _from_csv(source)
         else:
-            found.append(_entry(source, source.parent))
+            found.append(_entry(source))
     if not found:
         raise NothingMatchedError(_nothing(sources, seen))
-    entries, renamed = _name_apart(_drop_repeats(found, notes))
+    entries, renamed = _name_apart(_drop_repeats(found, notes), _common_folder(sources))
     notes += renamed
     return Manifest(tuple(sorted(entries, key=lambda entry: entry.slide_id)), tuple(notes))
 
@@ -96,7 +98,8 @@ def safe_name(name: str) -> str:
     Names that are harmless already come back unchanged; any other gets a short hash of the original, so
     that two different names never become one.
     """
-    clean = re.sub(r"[\x00-\x1f\x7f/\\:*?\"<>|]+", "_", unicodedata.normalize("NFC", name)).strip(" .")
+    clean = re.sub(r"[\x00-\x1f\x7f/\\:*?\"<>|]+", "_", unicodedata.normalize("NFC", name))
+    clean = re.sub(r"\s+", " ", clean).strip(" .")
     clean = clean.lstrip("=+-@")  # a spreadsheet would take these for a formula, a shell for an option
     clean = clean.encode("utf-8", "replace").decode("utf-8")
     while len(clean.encode()) > _LONGEST_NAME:
@@ -133,20 +136,19 @@ def _join_series(paths: Iterable[Path], base: Path) -> list[SlideEntry]:
         per_folder[path.parent] += 1
         uid = wsi.series_uid(path)
         if uid is None:
-            entries.append(_entry(path, base))
+            entries.append(_entry(path))
         else:
             series[path.parent, uid].append(path)
     for (folder, _), files in series.items():
         fills = len(files) > 1 and per_folder[folder] == len(files) and folder != base
-        entry = _entry(files[0], base, name=folder.name if fills else None)
+        entry = _entry(files[0], name=folder.name if fills else None)
         entries.append(replace(entry, series=tuple(files)))
     return entries
 
 
-def _entry(path: Path, base: Path, name: str | None = None) -> SlideEntry:
-    relative = os.path.relpath(path, base)
+def _entry(path: Path, name: str | None = None) -> SlideEntry:
     stem = safe_name(name or slide_stem(path))
-    return SlideEntry(stem, path, stem, columns={"_relative": relative})
+    return SlideEntry(stem, path, stem)
 
 
 def _from_csv(path: Path) -> list[SlideEntry]:
@@ -182,7 +184,7 @@ def _csv_entry(row: dict[str, str], number: int, table: Path, path_column: str, 
         path=slide,
         case_id=cells["case_id"] or slide_id,
         mpp=_manifest_mpp(cells["mpp"], number, mistakes),
-        columns={**extra, "_relative": row.get(path_column, "")},
+        columns=extra,
     )
 
 
@@ -208,18 +210,27 @@ def _drop_repeats(entries: list[SlideEntry], notes: list[str]) -> list[SlideEntr
     return list(first.values())
 
 
-def _name_apart(entries: list[SlideEntry]) -> tuple[list[SlideEntry], list[str]]:
+def _common_folder(sources: Sequence[Path]) -> Path:
+    """Return the folder that holds all sources: what paths are told apart by, wherever it is moved to."""
+    folders = [source if source.is_dir() else source.parent for source in sources]
+    return Path(os.path.commonpath([folder.absolute() for folder in folders]))
+
+
+def _name_apart(entries: list[SlideEntry], base: Path) -> tuple[list[SlideEntry], list[str]]:
     """Give slides of one stem different names; names that differ by case or accent form alone collide too."""
     groups: dict[str, list[SlideEntry]] = defaultdict(list)
     for entry in entries:
-        groups[unicodedata.normalize("NFKC", entry.slide_id).casefold()].append(entry)
+        groups[same_name(entry.slide_id)].append(entry)
+    taken = {name for name, group in groups.items() if len(group) == 1}
     named: list[SlideEntry] = []
     notes: list[str] = []
     for group in groups.values():
         if len(group) == 1:
             named.append(group[0])
             continue
-        named += [name_after_path(entry) for entry in group]
+        for entry in group:
+            named.append(name_after_path(entry, base, taken))
+            taken.add(same_name(named[-1].slide_id))
         notes.append(
             f"{len(group)} slides are called {group[0].slide_id}: "
             + ", ".join(entry.slide_id for entry in named[-len(group) :])
@@ -227,9 +238,18 @@ def _name_apart(entries: list[SlideEntry]) -> tuple[list[SlideEntry], list[str]]
     return named, notes
 
 
-def name_after_path(entry: SlideEntry) -> SlideEntry:
-    """Return the slide with a short hash of its relative path in its name."""
-    slide_id = f"{entry.slide_id}__{_short_hash(entry.columns.get('_relative', str(entry.path)))}"
+def same_name(name: str) -> str:
+    """Return what two names share that a file system without case or accent forms would take for one."""
+    return unicodedata.normalize("NFKC", name).casefold()
+
+
+def name_after_path(entry: SlideEntry, base: Path, taken: Collection[str]) -> SlideEntry:
+    """Return the slide with a short hash of its path in its name: relative to `base`, absolute where that is taken."""
+    path = os.path.abspath(entry.path)  # noqa: PTH100 - a link keeps the name it was given
+    for text in (Path(os.path.relpath(path, base)).as_posix(), path):
+        slide_id = f"{entry.slide_id}__{_short_hash(text)}"
+        if same_name(slide_id) not in taken:
+            break
     case_id = slide_id if entry.case_id == entry.slide_id else entry.case_id
     return replace(entry, slide_id=slide_id, case_id=case_id)
 

@@ -32,6 +32,8 @@ class Outcome:
         rates: per stage λ, W, L and wait.
         bottleneck: one sentence.
         text: lines for people, beside those about the slides.
+        problem: why a step after the extraction could not be done.
+        problem_code: the exit code it stands for.
         more: what else a verb has to say, e.g. metrics.
     """
 
@@ -44,19 +46,21 @@ class Outcome:
     rates: Mapping[str, Mapping[str, Any]]
     bottleneck: str
     text: tuple[str, ...] = ()
+    problem: str | None = None
+    problem_code: ExitCode = ExitCode.DONE
     more: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def status(self) -> str:
-        """`done`, `partial` (some slides failed) or `failed` (all did)."""
+        """`done`, `partial` (some slides, or a later step, failed) or `failed` (all slides did)."""
         if not self.failed:
-            return "done"
+            return "partial" if self.problem else "done"
         return "partial" if len(self.failed) < self.found else "failed"
 
     @property
     def exit_code(self) -> ExitCode:
-        """0 where every slide is done, else 3."""
-        return ExitCode.SOME_FAILED if self.failed else ExitCode.DONE
+        """0 where everything is done, 3 where slides failed, else the code of the step that failed."""
+        return ExitCode.SOME_FAILED if self.failed else self.problem_code
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that `--json` prints."""
@@ -73,6 +77,7 @@ class Outcome:
             "warnings": list(self.warnings),
             "rates": dict(self.rates),
             "bottleneck": self.bottleneck,
+            **({"problem": self.problem} if self.problem else {}),
             **self.more,
         }
 
@@ -81,7 +86,8 @@ class Outcome:
         counts = f"{self.found} slides: {len(self.done)} done, {len(self.skipped)} were done, {len(self.failed)} failed"
         failed = [f"  failed  {f.slide}: {f.cause}. {f.mend}".rstrip() for f in self.failed]
         pace = [self.bottleneck] if self.done else []
-        return [counts, *failed, *(f"  note    {text}" for text in self.warnings), *pace, *self.text]
+        stopped = [f"  stopped  {self.problem}"] if self.problem else []
+        return [counts, *failed, *(f"  note    {text}" for text in self.warnings), *pace, *self.text, *stopped]
 
 
 @dataclass(frozen=True)

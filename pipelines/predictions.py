@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +15,11 @@ import mil
 from .errors import UsageError
 from .feature_sets import FeatureSet
 from .features import same_passport
-from .files import sha256_file, sha256_json
+from .files import csv_bytes, read_csv, sha256_file, sha256_json
 from .jobfolder import JobFolder
+from .learn import COHORT, masked
 from .manifest import SlideEntry
-from .records import current, finish
+from .records import current, finish, read_record
 
 NOT_PREDICTED = "no tiles: not predicted"
 
@@ -32,7 +32,7 @@ class NamedModel:
         name: in the folders `predictions/` and `heatmaps/`.
         folder: with config.json and model.safetensors.
         model: ready to use.
-        sha256: of the weights.
+        sha256: of configuration and weights.
     """
 
     name: str
@@ -57,8 +57,29 @@ def find_model(job: JobFolder, wanted: str) -> NamedModel:
         known = sorted(path.name for path in job.model("").glob("*") if path.is_dir())
         listed = f"The job has {', '.join(known)}." if known else "The job has none yet: train one, or give a folder."
         raise UsageError(f"--model {wanted}: no such model. {listed}")
+    _check_whole(job, folder)
     model = mil.load_model(folder)
-    return NamedModel(folder.resolve().name, folder, model, sha256_file(folder / "model.safetensors"))
+    digest = sha256_json([sha256_file(folder / "config.json"), sha256_file(folder / "model.safetensors")])
+    return NamedModel(_name_for(job, folder, digest), folder, model, digest)
+
+
+def _check_whole(job: JobFolder, folder: Path) -> None:
+    """Refuse a model of the job whose training was stopped between its files."""
+    if not folder.resolve().is_relative_to(job.root.resolve()):
+        return
+    records = [read_record(job, job.model(folder.name) / name) for name in ("config.json", "model.safetensors")]
+    if None in records or len({record.key for record in records if record}) > 1:
+        raise UsageError(f"{folder}: the training that writes this model did not end. Run `slidemil train` again.")
+
+
+def _name_for(job: JobFolder, folder: Path, digest: str) -> str:
+    """Return the name under which a model's results lie; a stranger never takes that of another model."""
+    name = folder.resolve().name
+    if folder.resolve().parent == job.model("").resolve():
+        return name
+    record = read_record(job, job.predictions(name) / "slides.csv")
+    taken = job.model(name).is_dir() or (record is not None and record.parts.get("model") != digest)
+    return f"{name}__{digest[:8]}" if taken else name
 
 
 def check_fits(named: NamedModel, features: FeatureSet) -> None:
@@ -80,59 +101,82 @@ def predict(
     *,
     labels: Mapping[str, str] | None = None,
     cases: Mapping[str, str] | None = None,
-    sides: Mapping[str, str] | None = None,
 ) -> tuple[list[dict[str, Any]], bool]:
     """Predict every slide with features, and write `slides.csv` and `cases.csv` of the model.
 
     Returns:
         The rows of `slides.csv`, and whether they were made anew.
     """
-    labels, cases, sides = labels or {}, cases or {}, sides or {}
-    mine = [entry for entry in slides if entry.slide_id in features.files]
+    labels, cases = labels or {}, cases or {}
+    mine = [entry for entry in slides if entry.slide_id in features]
     case_of = {entry.slide_id: cases.get(entry.slide_id, entry.case_id) for entry in mine}
     parts = {
         "model": named.sha256,
-        "slides": sha256_json([[name, features.hashes[name]] for name in sorted(case_of)]),
-        "labels": sha256_json([sorted(labels.items()), sorted(case_of.items()), sorted(sides.items())]),
+        "slides": sha256_json([[name, features.digest(name)] for name in sorted(case_of)]),
+        "labels": sha256_json([sorted(labels.items()), sorted(case_of.items())]),
     }
     table = job.predictions(named.name) / "slides.csv"
     if current(job, table, parts) and current(job, table.with_name("cases.csv"), parts):
         return read_predictions(job, named.name), False
-    rows = [
-        _row(named, features, name, labels.get(name, ""), case_of[name], sides.get(name, ""))
-        for name in sorted(case_of)
-    ]
+    cohort = read_cohort(named.folder)
+    rows = [_row(named, features, name, labels.get(name, ""), case_of[name], cohort) for name in sorted(case_of)]
     classes = named.model.classes
-    finish(job, table, _csv(_columns(classes), rows), parts)
+    finish(job, table, csv_bytes(_columns(classes), rows), parts)
     per_case = _cases(rows, classes, named.model.threshold)
-    finish(job, table.with_name("cases.csv"), _csv(_case_columns(classes), per_case), parts)
+    finish(job, table.with_name("cases.csv"), csv_bytes(_case_columns(classes), per_case), parts)
     return rows, True
 
 
-def read_predictions(job: JobFolder, name: str) -> list[dict[str, Any]]:
-    """Read the slide predictions of a model; empty where there are none."""
-    from .files import read_csv
-
+def read_predictions(job: JobFolder, name: str, digest: str | None = None) -> list[dict[str, Any]]:
+    """Read the slide predictions of a model; empty where there are none, or where they are of other weights."""
     path = job.predictions(name) / "slides.csv"
-    return list(read_csv(path)) if path.is_file() else []
+    record = read_record(job, path)
+    if digest is not None and (record is None or record.parts.get("model") != digest):
+        return []
+    return list(read_csv(path, strip=False)) if path.is_file() else []
 
 
-def _row(named: NamedModel, features: FeatureSet, slide_id: str, label: str, case: str, side: str) -> dict[str, Any]:
+def read_cohort(folder: Path) -> dict[str, dict[str, str]]:
+    """Return which slides and patients a model has seen, under hashes; empty for a model that does not say."""
+    try:
+        raw = json.loads((folder / COHORT).read_text(encoding="utf-8"))
+        return {kind: dict(raw[kind]) for kind in ("slides", "cases")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {"slides": {}, "cases": {}}
+
+
+def _row(
+    named: NamedModel,
+    features: FeatureSet,
+    slide_id: str,
+    label: str,
+    case: str,
+    cohort: Mapping[str, Mapping[str, str]],
+) -> dict[str, Any]:
+    side = cohort["slides"].get(masked(slide_id), "")
+    of_case = cohort["cases"].get(masked(case), "")
     row: dict[str, Any] = {
         "slide_id": slide_id,
         "case_id": case,
         "label": label,
-        "n_tiles": len(features.files[slide_id].xy),
+        "n_tiles": features.n_tiles(slide_id),
         "head_id": named.model.config["head"]["name"],
         "encoder_id": features.passport.get("id", ""),
         "split": side,
-        "warning": "",
+        "warning": _seen(side, of_case),
     }
     if row["n_tiles"] == 0:
         return row | {"pred": "", "warning": NOT_PREDICTED}
     found = mil.predict(named.model, features.bag(slide_id))[0]
     chances = {f"p_{name}": float(value) for name, value in zip(named.model.classes, found.probabilities, strict=True)}
     return row | chances | {"pred": found.pred}
+
+
+def _seen(side: str, of_case: str) -> str:
+    """Say where a prediction is no evidence: the model knows the slide, or its patient."""
+    if side in ("train", "val"):
+        return f"the model was made with this slide ({side})"
+    return f"the model was made with another slide of this case ({of_case})" if of_case in ("train", "val") else ""
 
 
 def _cases(rows: Iterable[Mapping[str, Any]], classes: Sequence[str], threshold: float | None) -> list[dict[str, Any]]:
@@ -154,6 +198,7 @@ def _cases(rows: Iterable[Mapping[str, Any]], classes: Sequence[str], threshold:
                 "pred": classes[best],
                 **{f"p_{name}": float(value) for name, value in zip(classes, chances, strict=True)},
                 "n_slides": len(mine),
+                "split": "|".join(sorted({str(row["split"]) for row in mine if row["split"]})),
                 "rule": "mean of slide probabilities",
             }
         )
@@ -178,13 +223,4 @@ def _columns(classes: Sequence[str]) -> list[str]:
 
 
 def _case_columns(classes: Sequence[str]) -> list[str]:
-    return ["case_id", "label", "pred", *(f"p_{name}" for name in classes), "n_slides", "rule"]
-
-
-def _csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> bytes:
-    out = io.StringIO(newline="")
-    writer = csv.DictWriter(out, columns, restval="", extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({key: f"{value:.9g}" if isinstance(value, float) else value for key, value in row.items()})
-    return out.getvalue().encode()
+    return ["case_id", "label", "pred", *(f"p_{name}" for name in classes), "n_slides", "split", "rule"]

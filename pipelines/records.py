@@ -7,7 +7,7 @@ went into the key, and the SHA-256 of the output's bytes. "It exists" never mean
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ class Record:
         sha256: of the output's bytes.
         size: of the output, in bytes.
         facts: counts and findings worth keeping (for `slides.csv`), no clock times.
+        companions: size of each further file that belongs to the output, by path relative to the job.
     """
 
     key: str
@@ -36,6 +37,7 @@ class Record:
     sha256: str
     size: int
     facts: Mapping[str, Any] = field(default_factory=dict)
+    companions: Mapping[str, int] = field(default_factory=dict)
 
 
 def key_of(parts: Mapping[str, Any]) -> str:
@@ -47,20 +49,24 @@ def read_record(job: JobFolder, output: Path) -> Record | None:
     """Return the record of `output`, None where there is none or it is torn."""
     try:
         raw = json.loads(job.record(output).read_text(encoding="utf-8"))
-        return Record(raw["key"], raw["parts"], raw["sha256"], raw["size"], raw.get("facts", {}))
+        return Record(
+            raw["key"], raw["parts"], raw["sha256"], raw["size"], raw.get("facts", {}), raw.get("companions", {})
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def current(job: JobFolder, output: Path, parts: Mapping[str, Any]) -> Record | None:
-    """Return the record of `output` where it was made from just these parts and lies there.
+    """Return the record of `output` where it was made from just these parts and lies there with its companions.
 
-    The size is compared, not the hash: a resume over terabytes must not read them all again.
+    Sizes are compared, not hashes: a resume over terabytes must not read them all again.
     """
     record = read_record(job, output)
     if record is None or record.key != key_of(parts):
         return None
-    return record if output.is_file() and output.stat().st_size == record.size else None
+    files = {output: record.size, **{job.root / name: size for name, size in record.companions.items()}}
+    whole = all(path.is_file() and path.stat().st_size == size for path, size in files.items())
+    return record if whole else None
 
 
 def changed_parts(record: Record, parts: Mapping[str, Any]) -> list[str]:
@@ -75,18 +81,31 @@ def finish(
     data: bytes,
     parts: Mapping[str, Any],
     facts: Mapping[str, Any] | None = None,
+    companions: Iterable[Path] = (),
 ) -> Record:
     """Write an output and then its record; until both are there, the output is not done."""
-    job.record(output).unlink(missing_ok=True)
+    forget(job, output)
     write_bytes(output, data)
-    return seal(job, output, parts, facts)
+    return seal(job, output, parts, facts, companions)
 
 
-def seal(job: JobFolder, output: Path, parts: Mapping[str, Any], facts: Mapping[str, Any] | None = None) -> Record:
+def seal(
+    job: JobFolder,
+    output: Path,
+    parts: Mapping[str, Any],
+    facts: Mapping[str, Any] | None = None,
+    companions: Iterable[Path] = (),
+) -> Record:
     """Write the record of an output that lies there whole."""
-    record = Record(key_of(parts), dict(parts), sha256_file(output), output.stat().st_size, dict(facts or {}))
+    beside = {path.relative_to(job.root).as_posix(): path.stat().st_size for path in companions}
+    record = Record(key_of(parts), dict(parts), sha256_file(output), output.stat().st_size, dict(facts or {}), beside)
     write_json(job.record(output), asdict(record))
     return record
+
+
+def forget(job: JobFolder, output: Path) -> None:
+    """Take back that an output is done; the output itself stays until it is made anew."""
+    job.record(output).unlink(missing_ok=True)
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ class SlideWork:
         tissue: what is tissue on it.
         stain: parameters of this slide, None where pixels are left alone.
         parts: everything that determines the feature file, for its record.
-        state: size, time and inode of the file when it was opened.
+        state: size, time and inode of its files when it was opened.
         features: (N, D), filled row by row; None until the first batch.
         done: (N,) rows that are encoded.
         missing: row → cause, of tiles that could not be read.
@@ -48,7 +49,7 @@ class SlideWork:
     tissue: wsi.Tissue
     stain: stain.StainParams | None
     parts: Mapping[str, Any]
-    state: FileState
+    state: tuple[FileState, ...]
     features: NDArray[Any] | None = None
     done: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
     missing: dict[int, str] = field(default_factory=dict)
@@ -102,7 +103,17 @@ def prepare(
     except BaseException:
         slide.close()
         raise
-    return SlideWork(entry, slide, grid, tissue, params, parts, state)
+    return SlideWork(entry, slide, grid, tissue, params, {**parts, "mpp": effective_mpp(parts["mpp"], grid)}, state)
+
+
+def effective_mpp(asked: Mapping[str, Any], grid: wsi.TileGrid) -> dict[str, Any]:
+    """Return what of the asked µm/px had a say: an option that other slides needed determines nothing here."""
+    upsampled = max(grid.mpp.x, grid.mpp.y) > grid.spec.mpp
+    return {
+        "manifest": asked["manifest"],
+        "slide_mpp": asked["slide_mpp"] if grid.mpp.source == "--slide-mpp" else None,
+        "allow_upsampling": bool(asked["allow_upsampling"]) and upsampled,
+    }
 
 
 def fit_stain(slide: wsi.Slide, grid: wsi.TileGrid, method: str) -> stain.StainParams:
@@ -140,14 +151,24 @@ def finish_slide(
     kept = np.flatnonzero(work.done)
     values = np.zeros((0, dim), settings.dtype) if work.features is None else work.features[kept]
     _check_finite(name, values, work.grid.xy[kept])
-    attributes = coords_attributes(name, work.grid)
+    attributes = coords_attributes(name, work.grid, work.slide.bounds)
     facts = slide_facts(work)
     finish(job, tiling.patches(name), coords_bytes(attributes, work.grid.xy), _without_encoder(work.parts))
     xy = work.grid.xy.tolist()
     missing = [(xy[row][0], xy[row][1], cause) for row, cause in sorted(work.missing.items())]
     data = feature_bytes(attributes, work.grid.xy[kept], values, missing, passport, _more(work))
-    finish(job, tiling.features(passport_name(passport), name), data, work.parts, facts)
+    finish(job, tiling.features(passport_name(passport), name), data, work.parts, facts, _companions(job, tiling, name))
     return facts
+
+
+def _companions(job: JobFolder, tiling: Tiling, name: str) -> tuple[Path, ...]:
+    return (
+        job.thumbnail(name),
+        job.contour(name),
+        job.contour_geojson(name),
+        tiling.picture(name),
+        tiling.patches(name),
+    )
 
 
 def passport_name(passport: Mapping[str, Any]) -> str:
@@ -182,9 +203,9 @@ def _more(work: SlideWork) -> dict[str, Any]:
     return {**more, "reason": reason} if reason else more
 
 
-def _look(entry: SlideEntry) -> FileState:
+def _look(entry: SlideEntry) -> tuple[FileState, ...]:
     try:
-        return FileState.of(entry.path)
+        return tuple(FileState.of(path) for path in entry.files)
     except OSError as error:
         raise wsi.UnreadableSlideError(
             entry.path.name, f"cannot be read ({error.strerror})", "Check the path and its rights."

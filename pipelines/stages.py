@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from . import tables_of_job as tables
 from .config import ExtractSettings, LearnSettings, Settings, as_yaml
-from .errors import UsageError
+from .console import exit_code_of
+from .errors import ExitCode, UsageError
 from .files import sweep_leftovers, write_bytes, write_text
 from .jobfolder import JobFolder, Tiling, tiling_name
 from .labels import Labels, read_labels
-from .manifest import Manifest, SlideEntry, find_slides
+from .manifest import Manifest, SlideEntry, find_slides, safe_name
 from .outcome import Outcome, Said
 from .progress import progress
 from .provenance import Run
@@ -78,7 +79,7 @@ def train(
     return _learn(job, manifest, table, settings.train, name=name, features=features, force=force, quiet=quiet)
 
 
-def predict(out: Path, model: str) -> Said:
+def predict(out: Path, model: str, *, features: str | None = None) -> Said:
     """Model and features → prediction tables.
 
     Raises:
@@ -90,10 +91,10 @@ def predict(out: Path, model: str) -> Said:
     job = JobFolder(out)
     manifest = tables.read_manifest(job)
     named = predictions.find_model(job, model)
-    folder = choose_folder(job, None, named.model.config.get("encoder"))
+    folder = choose_folder(job, features, named.model.config.get("encoder"))
     loaded = load_features(job, folder, [entry.slide_id for entry in manifest.entries])
     predictions.check_fits(named, loaded)
-    before = {row["slide_id"]: row for row in predictions.read_predictions(job, named.name)}
+    before = {row["slide_id"]: row for row in predictions.read_predictions(job, named.name, named.sha256)}
     rows, fresh = predictions.predict(
         job,
         named,
@@ -101,18 +102,18 @@ def predict(out: Path, model: str) -> Said:
         manifest.entries,
         labels=_column(before, "label"),
         cases=_column(before, "case_id"),
-        sides=_column(before, "split"),
     )
     where = job.predictions(named.name) / "slides.csv"
     verb = "predicted" if fresh else "nothing new:"
     return Said(
-        (f"{verb} {len(rows)} slides with {named.name} → {where}",),
+        (f"{verb} {len(rows)} slides with {named.name} → {where}", *loaded.notes),
         {
             "status": "done",
             "model": named.name,
             "slides": len(rows),
             "new": fresh,
             "outputs": [_in(job, where)],
+            "warnings": list(loaded.notes),
         },
     )
 
@@ -123,6 +124,7 @@ def heatmap(
     *,
     method: str = "attention",
     slides: Sequence[str] = (),
+    features: str | None = None,
     limit: int | None = None,
     force: bool = False,
     quiet: bool = False,
@@ -139,7 +141,7 @@ def heatmap(
     job = JobFolder(out)
     entries = _chosen(tables.read_manifest(job).entries, slides)[:limit]
     named = predictions.find_model(job, model)
-    folder = choose_folder(job, None, named.model.config.get("encoder"))
+    folder = choose_folder(job, features, named.model.config.get("encoder"))
     loaded = load_features(job, folder, [entry.slide_id for entry in entries])
     predictions.check_fits(named, loaded)
     with progress("heatmaps", "slides", quiet=quiet) as bar:
@@ -201,18 +203,28 @@ def run(
         read_labels(labels, find_slides(slides).entries, column=target)
     outcome = extract(slides, out, settings, limit=limit, force=force, offline=offline, quiet=quiet)
     manifest = tables.read_manifest(job)
+    folder = str(outcome.more["features"])
     steps: list[Said] = []
-    if labels is not None:
-        table = read_labels(labels, manifest.entries, column=target)
-        steps.append(_learn(job, manifest, table, settings.train, name=name, force=force, quiet=quiet))
-        model = str(steps[-1].data["model"])
-    elif model is not None:
-        steps.append(predict(out, model))
-    if model is not None:
-        steps.append(heatmap(out, model, force=force, quiet=quiet))
+    problem, code = None, ExitCode.DONE
+    try:
+        if labels is not None:
+            table = read_labels(labels, manifest.entries, column=target)
+            learned = _learn(job, manifest, table, settings.train, name=name, features=folder, force=force, quiet=quiet)
+            steps.append(learned)
+            model = str(learned.data["model"])
+        elif model is not None:
+            steps.append(predict(out, model, features=folder))
+        if model is not None:
+            steps.append(heatmap(out, model, features=folder, force=force, quiet=quiet))
+    except Exception as error:
+        known = exit_code_of(error)
+        if known is None:
+            raise
+        problem, code = str(error), ExitCode(known)
     if with_report:
         steps.append(report(out))
-    return _whole(outcome, steps, trained=model is not None)
+    whole = _whole(outcome, steps, trained=labels is not None or model is not None)
+    return replace(whole, problem=problem, problem_code=code)
 
 
 def status(out: Path) -> Said:
@@ -254,7 +266,8 @@ def _extract(
             run.finish(ended, slides_done=len(work.fresh), slides_skipped=len(work.skipped))
     run_facts = {**outcome.to_json(), "outputs": len(outcome.outputs)}
     run.finish(outcome.status, outcome=run_facts, bottleneck=outcome.bottleneck)
-    return replace(outcome, warnings=(*mine.notes, *outcome.warnings))
+    folder = work.output("x").parent.relative_to(job.root).as_posix()
+    return replace(outcome, warnings=(*mine.notes, *outcome.warnings), more={"features": folder})
 
 
 def _learn(
@@ -271,18 +284,16 @@ def _learn(
     from . import learn, predictions
     from .feature_sets import choose_folder, load_features
 
-    folder = choose_folder(job, features or _features_of_settings(job))
+    folder = choose_folder(job, features)
     loaded = load_features(job, folder, [entry.slide_id for entry in manifest.entries])
-    name = name or settings.head
+    name = safe_name(name or settings.head)
     run = Run(job, "train", {"model": name, "features": folder, **dataclasses.asdict(settings)}, list(labels.notes))
     with progress("training", "epochs", quiet=quiet) as bar:
         sides, fresh = learn.train(job, name, loaded, labels, settings, bar, force=force)
     named: NamedModel = predictions.find_model(job, name)
-    predictions.predict(
-        job, named, loaded, manifest.entries, labels=labels.label, cases=labels.case, sides=sides.side_of()
-    )
+    predictions.predict(job, named, loaded, manifest.entries, labels=labels.label, cases=labels.case)
     run.finish("done", trained=fresh)
-    return _learned(job, named, sides, fresh, labels.notes)
+    return _learned(job, named, sides, fresh, (*labels.notes, *loaded.notes))
 
 
 def _learned(job: JobFolder, named: NamedModel, sides: Sides, fresh: bool, notes: Sequence[str]) -> Said:
@@ -315,6 +326,7 @@ def _whole(outcome: Outcome, steps: Sequence[Said], *, trained: bool) -> Outcome
     if not trained:
         lines.insert(0, "features only: give --labels to train a model, or --model to predict with one")
     more = {key: step.data[key] for step in steps for key in ("model", "metrics", "report") if key in step.data}
+    more = {**outcome.more, **more}
     outputs = [text for step in steps for text in step.data.get("outputs", ())]
     return replace(
         outcome,
@@ -333,19 +345,6 @@ def _encoder(settings: ExtractSettings, offline: bool) -> Any:
     return mil.create_encoder(
         settings.encoder, weights=settings.weights, device=settings.device, batch_size=settings.batch_size
     )
-
-
-def _features_of_settings(job: JobFolder) -> str | None:
-    """Return the feature folder of the job's last extraction, where it is one of several."""
-    from .config import load_settings
-    from .feature_sets import feature_folders
-
-    folders = feature_folders(job)
-    if len(folders) < 2 or not job.settings.is_file():
-        return None
-    s = load_settings(job.settings).extract
-    wanted = f"{tiling_of(job, s).root.name}/features_{s.encoder}"
-    return wanted if wanted in folders else None
 
 
 def _chosen(entries: Sequence[SlideEntry], wanted: Sequence[str]) -> Sequence[SlideEntry]:

@@ -11,7 +11,7 @@ from typing import Any
 from .errors import UsageError
 from .files import read_csv, write_csv
 from .jobfolder import JobFolder
-from .manifest import Manifest, SlideEntry, name_after_path
+from .manifest import Manifest, SlideEntry, name_after_path, same_name
 from .outcome import Failure
 
 SLIDE_COLUMNS = (
@@ -38,7 +38,7 @@ _OWN = ("slide_id", "path", "case_id", "mpp", "series")
 
 def write_manifest(job: JobFolder, manifest: Manifest) -> None:
     """Write `manifest.csv`; paths are relative to the job folder, so that both can move together."""
-    more = sorted({name for entry in manifest.entries for name in entry.columns if not name.startswith("_")})
+    more = sorted({name for entry in manifest.entries for name in entry.columns})
     rows = [
         {
             **entry.columns,
@@ -64,7 +64,7 @@ def read_manifest(job: JobFolder) -> Manifest:
             f"{job.root}: no job lies here (no manifest.csv). Start one: slidemil extract SLIDES -o {job.root}"
         )
     entries = []
-    for row in read_csv(job.manifest):
+    for row in read_csv(job.manifest, strip=False):
         path = Path(os.path.normpath(job.root / row["path"]))
         series = tuple(path.parent / name for name in row.get("series", "").split("|") if name)
         more = {name: value for name, value in row.items() if name not in _OWN and value}
@@ -83,9 +83,9 @@ def join(job: JobFolder, new: Manifest) -> tuple[Manifest, Manifest]:
     mine: list[SlideEntry] = []
     notes = list(new.notes)
     for entry in new.entries:
-        known = old.get(entry.slide_id)
-        if known is not None and known.path.exists() and not _same(known.path, entry.path):
-            renamed = name_after_path(entry)
+        if _is_other(old.get(entry.slide_id), entry):
+            others = {same_name(known.slide_id) for known in (*old.values(), *mine) if _is_other(known, entry)}
+            renamed = name_after_path(entry, entry.path.parent.parent, others)
             notes.append(f"{entry.path.name} is called {renamed.slide_id}: the job has another {entry.slide_id}")
             entry = renamed
         mine.append(entry)
@@ -101,7 +101,7 @@ def write_slides(
     failures: Mapping[str, Failure],
 ) -> None:
     """Write `slides.csv`; slides this run did not touch keep the row they had."""
-    before = {row["slide_id"]: row for row in read_csv(job.slides)} if job.slides.is_file() else {}
+    before = {row["slide_id"]: row for row in read_slides(job)}
     rows: list[dict[str, Any]] = []
     for entry in manifest.entries:
         name = entry.slide_id
@@ -110,7 +110,12 @@ def write_slides(
             row |= {"status": "done", "stage": "features", **facts[name]}
         elif name in failures:
             failure = failures[name]
-            row |= {"status": "failed", "stage": "extract", "cause": failure.cause, "mend": failure.mend}
+            row |= {
+                "status": "failed",
+                "stage": "extract",
+                "cause": " ".join(failure.cause.split()),
+                "mend": " ".join(failure.mend.split()),
+            }
         else:
             kept = {key: value for key, value in before.get(name, {}).items() if key not in row}
             row |= kept or {"status": "pending"}
@@ -120,15 +125,16 @@ def write_slides(
 
 def read_slides(job: JobFolder) -> Sequence[Mapping[str, str]]:
     """Read `slides.csv`; empty where no run came so far."""
-    return read_csv(job.slides) if job.slides.is_file() else []
+    return read_csv(job.slides, strip=False) if job.slides.is_file() else []
 
 
 def _relative(path: Path, job: JobFolder) -> str:
     return Path(os.path.relpath(path, job.root)).as_posix()
 
 
-def _same(one: Path, other: Path) -> bool:
+def _is_other(known: SlideEntry | None, entry: SlideEntry) -> bool:
+    """Tell whether a slide of the job is another than this one, and still lies where it was."""
     try:
-        return one.samefile(other)
+        return known is not None and known.path.exists() and not known.path.samefile(entry.path)
     except OSError:
-        return False
+        return known is not None and known.path != entry.path

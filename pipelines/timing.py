@@ -63,7 +63,7 @@ def bottleneck(rates: Mapping[str, Mapping[str, Any]]) -> str:
         kind, _, cure = str(read.get("text", "")).partition("; ")
         if read.get("capped_by"):
             return f"{kind.partition(':')[0]}: encoder waits {wait:.0%} · {cure}"
-        return f"preparation-bound: encoder waits {wait:.0%}, mostly for slides to be opened and their tissue found"
+        return f"preparation-bound: encoder waits {wait:.0%}, mostly for slides to be hashed, opened, looked through"
     stages = {name: float(rates[name]["busy"]) for name in ("stain", "encode") if name in rates}
     slowest = max(stages, key=lambda name: stages[name], default="encode")
     return f"{'encoder' if slowest == 'encode' else slowest}-bound: it waits {wait:.0%} of the time for tiles"

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from wsi.companions import files_of
     from wsi.cores import available_cores
     from wsi.dicom_series import series_uid
     from wsi.errors import (
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from wsi.tissue import Tissue, TissueSettings, find_tissue
 
 _HOME = {
+    "companions": ("files_of",),
     "cores": ("available_cores",),
     "dicom_series": ("series_uid",),
     "errors": (
@@ -75,6 +77,7 @@ __all__ = [
     "TooCoarseError",
     "UnreadableSlideError",
     "available_cores",
+    "files_of",
     "find_tissue",
     "is_slide_file",
     "open_slide",

@@ -27,7 +27,7 @@ from wsi.slide import Slide
 _AHEAD = 2
 """Slides that are open and not yet begun, or begun and not yet all asked for."""
 _MOST_READERS = 64
-_JOIN_SECONDS = 60.0
+_JOIN_SECONDS = 10.0
 
 
 class Slab:
@@ -89,7 +89,7 @@ class Engine:
         self._close_slides = close_slides
         start = workers or available_cores()
         self._meter = Meter(start, start if workers else max(start, _MOST_READERS), probe)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the finalizer may run in a thread that holds it
         self._work = threading.Condition(self._lock)  # readers: a request may be begun
         self._space = threading.Condition(self._lock)  # readers: a slab is free
         self._ready = threading.Condition(self._lock)  # the consumer: a slab is full, or all is over
@@ -151,9 +151,10 @@ class Engine:
     def close(self) -> None:
         """Stop, and wait for the reads that are under way."""
         self.stop()
+        deadline = time.monotonic() + _JOIN_SECONDS
         for thread in list(self._threads):
             if thread is not threading.current_thread():
-                thread.join(_JOIN_SECONDS)
+                thread.join(max(0.0, deadline - time.monotonic()))
         with self._lock:
             self._free, self._held, self._filling = [], None, None
             self._full.clear()

@@ -52,6 +52,7 @@ def test_config_and_card_say_what_the_model_is(folder):
     card = (folder / "README.md").read_text()
     assert "descriptors" in card
     assert "224 px at 0.5 µm/px" in card
+    assert "The positive class is `positive`" in card
     assert "Not a medical device" in card
 
 
