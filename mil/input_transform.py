@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .bag import Bag
 from .heads import Head
-from .heads.base import Standardize
+from .heads.base import CHUNK, Standardize
 
 WIDEST = 512  # the covariance costs D² per tile: past this width only the scale is mended
 
@@ -35,15 +35,21 @@ class InputTransform:
 
     @classmethod
     def fit(cls, bags: Sequence[Bag], share: float, *, common: bool = False) -> InputTransform:
-        """Fix scale and correlations from training tiles; `share` in 0 (scale only) to 1 (fully whitened)."""
-        features = torch.cat([bag.features for bag in bags])
-        scale = Standardize(features.shape[1])
-        scale.fit(features, common=common)
-        if share <= 0 or features.shape[1] > WIDEST:
+        """Fix scale and correlations from training tiles; `share` in 0 (scale only) to 1 (fully whitened).
+
+        The tiles are taken in chunks, in order: no copy of them all is made, and the result is always the same.
+        """
+        parts, dim = [bag.features for bag in bags], bags[0].dim
+        scale = Standardize(dim)
+        scale.fit(*parts, common=common)
+        if share <= 0 or dim > WIDEST:
             return cls(scale, None)
-        z = scale(features).double()
-        correlations = z.T @ z / z.shape[0]
-        values, vectors = torch.linalg.eigh((1 - share) * torch.eye(z.shape[1]).double() + share * correlations)
+        products = torch.zeros(dim, dim, dtype=torch.float64)
+        for rows in (rows for part in parts for rows in torch.split(part, CHUNK)):
+            z = scale(rows).double()
+            products += z.T @ z
+        correlations = products / sum(part.shape[0] for part in parts)
+        values, vectors = torch.linalg.eigh((1 - share) * torch.eye(dim).double() + share * correlations)
         # share = 1 and a feature that never varies: the direction has no spread to be divided by
         root = torch.where(values > 1e-9, values.clamp(min=1e-9).rsqrt(), torch.zeros_like(values))
         return cls(scale, ((vectors * root) @ vectors.T).float())

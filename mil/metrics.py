@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +23,7 @@ class Interval(NamedTuple):
         high: upper end.
         level: share of the resamples inside.
         resamples: how many could be scored.
-        dropped: how many could not, for they held one class only.
+        dropped: how many could not, for they lacked a class.
     """
 
     low: float
@@ -92,18 +94,40 @@ def bootstrap_interval(
     return Interval(float(low), float(high), level, int(kept.size), int(n - kept.size))
 
 
-def perfect_lower_bound(labels: ArrayLike, groups: Sequence[str], *, level: float = 0.95) -> float:
-    """Lower bound of an AUC that came out as 1, where every resample says 1 and the bootstrap is blind.
+def interval_of_agreement(value: float, k: int, *, level: float = 0.95) -> tuple[float, float]:
+    """Interval of a share for which every resample says the same, so that the bootstrap sees no doubt.
 
-    With k the smaller number of patients of a class there are k independent pairs, each in the right order with
-    probability AUC; seeing all k right has probability AUC^k, which is (1 - level) / 2 at the bound. It is cautious:
-    the pairs that share a patient are not used.
+    With a share of 1 all of k independent patients (or pairs of patients) were right. Each is so with a probability q,
+    and all are with q^k, which is (1 - level) / 2 at the lower end; the upper end is 1. A share of 0 is its mirror.
+    Between, where every patient has the same share, it is taken for that of k independent trials.
 
-    Source: the Clopper-Pearson bound for k of k, doi:10.1093/biomet/26.4.404.
+    Args:
+        value: the share, from 0 to 1.
+        k: number of independent patients or pairs.
+        level: of the interval.
+
+    Returns:
+        Both ends; NaN without a patient.
+
+    Source: Clopper and Pearson 1934, doi:10.1093/biomet/26.4.404 (0 and k of k); Wilson 1927,
+    doi:10.1080/01621459.1927.10502953 (between).
     """
+    if not k or not np.isfinite(value):
+        return float("nan"), float("nan")
+    tail = (1 - level) / 2
+    if value in (0.0, 1.0):
+        bound = tail ** (1 / k)
+        return (bound, 1.0) if value else (0.0, 1.0 - bound)
+    z2 = NormalDist().inv_cdf(1 - tail) ** 2
+    half = (z2 * (value * (1 - value) / k + z2 / (4 * k * k))) ** 0.5
+    middle, shrink = value + z2 / (2 * k), 1 + z2 / k
+    return (middle - half) / shrink, (middle + half) / shrink
+
+
+def independent_pairs(labels: ArrayLike, groups: Sequence[str]) -> int:
+    """Return how many pairs of a positive and a negative share no patient: the smaller class's number of patients."""
     y, patient = _binary(labels), np.asarray(groups, dtype=str)
-    k = min(len(set(patient[y])), len(set(patient[~y])))
-    return float(((1 - level) / 2) ** (1 / k)) if k else float("nan")
+    return min(len(set(patient[y])), len(set(patient[~y])))
 
 
 def roc_curve(
@@ -173,7 +197,9 @@ def evaluate(
 
     Returns:
         What JSON can hold; None where a number is not defined (one class only). For more than two classes AUC,
-        average precision, sensitivity and specificity are means over the classes, one against the rest.
+        average precision, sensitivity and specificity are means over the classes, one against the rest. With two
+        classes `positive_class` names the one that they, `threshold` and `roc` speak of. `auc_interval_method` and
+        `accuracy_interval_method` say in words where the intervals come from.
 
     Raises:
         MilError: shapes do not fit.
@@ -196,11 +222,11 @@ def evaluate(
         "threshold": cut if len(classes) == 2 else None,
         **_ranking(y, p, patients, resamples, level, seed),
         **_decisions(confusion),
+        **_accuracy_interval(y, predicted, patients, resamples, level, seed),
         "brier": float(((p - np.eye(len(classes))[y]) ** 2).sum(axis=1).mean() / (2 if len(classes) == 2 else 1)),
-        "accuracy_interval": _ends(
-            bootstrap_interval(y, predicted, patients, _agreement, n=resamples, level=level, seed=seed)
-        ),
     }
+    if len(classes) == 2:
+        result["positive_class"] = classes[1]
     clean: dict[str, Any] = _jsonable(result)
     return clean
 
@@ -210,14 +236,12 @@ def _ranking(
 ) -> dict[str, Any]:
     """AUC with its interval, average precision and ROC points."""
     columns = [1] if p.shape[1] == 2 else list(range(p.shape[1]))
-    value = _mean_auc(y, p)
-    interval = bootstrap_interval(y, p, patients, _mean_auc, n=n, level=level, seed=seed)
-    low, how = interval.low, f"percentile bootstrap over patients, {interval.resamples} resamples"
-    if interval.dropped:
-        how += f", {interval.dropped} dropped for holding one class"
-    if value == 1.0:
-        bounds = [perfect_lower_bound(y == c, patients, level=level) for c in columns if (y == c).any()]
-        low, how = min(bounds), "all pairs in order: exact lower bound from independent patient pairs"
+    present = np.unique(y)
+    metric = partial(_mean_auc, present=present)
+    value = metric(y, p)
+    interval = bootstrap_interval(y, p, patients, metric, n=n, level=level, seed=seed)
+    pairs = min(independent_pairs(y == c, patients) for c in present)
+    ends, how = _ends(interval, value, pairs, f"{pairs} pair(s) of patients", level)
     curves = {}
     for c in columns:
         fpr, tpr, thresholds = roc_curve(y == c, p[:, c])
@@ -225,7 +249,7 @@ def _ranking(
     precisions = [average_precision(y == c, p[:, c]) for c in columns if (y == c).any()]
     return {
         "auc": value,
-        "auc_interval": [low, interval.high],
+        "auc_interval": ends,
         "auc_interval_level": level,
         "auc_interval_method": how,
         "average_precision": float(np.mean(precisions)) if precisions else float("nan"),
@@ -252,13 +276,24 @@ def _decisions(confusion: NDArray[np.int64]) -> dict[str, Any]:
     }
 
 
-def _mean_auc(y: NDArray[Any], p: NDArray[Any]) -> float:
-    """AUC of the positive class, or the mean over the classes, one against the rest."""
+def _accuracy_interval(
+    y: NDArray[np.int64], predicted: NDArray[np.int64], patients: Sequence[str], n: int, level: float, seed: int
+) -> dict[str, Any]:
+    """Interval of the accuracy and its method."""
+    interval = bootstrap_interval(y, predicted, patients, _agreement, n=n, level=level, seed=seed)
+    k = len(set(patients))
+    ends, how = _ends(interval, _agreement(y, predicted), k, f"{k} patient(s)", level)
+    return {"accuracy_interval": ends, "accuracy_interval_method": how}
+
+
+def _mean_auc(y: NDArray[Any], p: NDArray[Any], present: NDArray[np.int64]) -> float:
+    """AUC of the positive class, or the mean over the classes of the full sample, one against the rest.
+
+    NaN where one of those classes is missing: a mean over the others would be another figure.
+    """
     if p.shape[1] == 2:
         return auc(y == 1, p[:, 1])
-    values = [auc(y == c, p[:, c]) for c in range(p.shape[1])]
-    known = [v for v in values if not np.isnan(v)]
-    return float(np.mean(known)) if known else float("nan")
+    return float(np.mean([auc(y == c, p[:, c]) for c in present]))
 
 
 def _agreement(y: NDArray[Any], predicted: NDArray[Any]) -> float:
@@ -266,9 +301,16 @@ def _agreement(y: NDArray[Any], predicted: NDArray[Any]) -> float:
     return float((y == predicted).mean())
 
 
-def _ends(interval: Interval) -> list[float]:
-    """Both ends."""
-    return [interval.low, interval.high]
+def _ends(interval: Interval, value: float, k: int, units: str, level: float) -> tuple[list[float], str]:
+    """Both ends of the bootstrap interval, or of `interval_of_agreement` where it has no width; and the method."""
+    if not interval.resamples:
+        return [interval.low, interval.high], "none: no resample holds every class"
+    if interval.low < interval.high:
+        how = f"percentile bootstrap over patients, {interval.resamples} resamples"
+        dropped = f", {interval.dropped} dropped for lacking a class" if interval.dropped else ""
+        return [interval.low, interval.high], how + dropped
+    which = "exact (Clopper-Pearson)" if value in (0.0, 1.0) else "Wilson"
+    return list(interval_of_agreement(value, k, level=level)), f"all resamples agree: {which} interval of {units}"
 
 
 def _binary(labels: ArrayLike) -> NDArray[np.bool_]:

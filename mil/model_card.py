@@ -83,6 +83,6 @@ def _decision(config: dict[str, Any]) -> str:
     if config["threshold"] is None:
         return "The class with the highest probability."
     return (
-        f"`{config['classes'][1]}` when its probability is at least {config['threshold']:.6g} "
-        f"({config['threshold_rule']})."
+        f"The positive class is `{config['classes'][1]}`: it is given when its probability is at least "
+        f"{config['threshold']:.6g} ({config['threshold_rule']}), else `{config['classes'][0]}`."
     )

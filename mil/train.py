@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from .bag import Bag
 from .errors import TrainingDataError
@@ -67,7 +68,9 @@ class TrainSettings:
             scale) to 1 (fully whitened). With few slides it is what makes a faint concept learnable. Features wider
             than 512 are left at 0. It is folded into the first layer: the stored model is an ordinary head.
         batch_size: slides in one step.
-        class_weights: "balanced" (inverse to the class's number of slides), "none", or one number per class.
+        class_weights: "balanced" (inverse to the class's number of slides), "none", or one number over 0 per class.
+            A slide's loss is multiplied by the weight of its class, whatever else is in its batch; balanced weights
+            average 1 over the training slides.
         seed: decides initial weights, order and dropout; the same seed gives the same bytes on a CPU.
         device: "cpu" or "cuda"; only the CPU promises the same bytes.
     """
@@ -93,8 +96,8 @@ class Epoch:
 
     Attributes:
         number: from 1.
-        train_loss: mean over the epoch's steps, with dropout.
-        validation_loss: class-weighted cross-entropy, without dropout.
+        train_loss: mean over the slides of cross-entropy times class weight, with dropout.
+        validation_loss: mean cross-entropy, weighted by class (divided by the sum of the weights), without dropout.
         validation_auc: one-versus-rest mean; None where validation has one class.
         best: the validation loss is the lowest so far.
     """
@@ -126,7 +129,8 @@ def train(
         The model in evaluation mode, on the CPU.
 
     Raises:
-        TrainingDataError: one class only, a patient on both sides, labels out of range, no tiles at all.
+        TrainingDataError: one class only, a patient on both sides, labels out of range, no tiles at all, features
+            that are not finite, or training that diverged.
         UnknownHeadError: no head of that name.
     """
     settings = settings or TrainSettings()
@@ -168,6 +172,17 @@ def _check_data(train: BagSet, validation: BagSet, classes: Sequence[str]) -> No
         )
     if not sum(bag.n_tiles for bag in train.bags):
         raise TrainingDataError("no training slide has a tile. Look at slides.csv for the reasons.")
+    spoiled = [name for side in (train, validation) for bag in side.bags if not _finite(bag) for name in bag.ids]
+    if spoiled:
+        raise TrainingDataError(
+            f"{len(spoiled)} slide(s) have features that are NaN or infinite: {', '.join(spoiled[:3])}. "
+            "Extract their features again, or leave these slides out."
+        )
+
+
+def _finite(bag: Bag) -> bool:
+    """Say whether every feature is a number."""
+    return bool(torch.isfinite(bag.features).all())
 
 
 @contextmanager
@@ -201,16 +216,20 @@ def _fit(
 ) -> tuple[list[Epoch], dict[str, Tensor]]:
     """Run the epochs; return what they came to and the best weights."""
     weights = _class_weights(train.labels, head.classes, settings).to(settings.device)
-    loss = nn.CrossEntropyLoss(weight=weights)
     optimizer = torch.optim.AdamW(head.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
     held_out = Bag.from_list(list(validation.bags)).to(settings.device)
     target = torch.as_tensor(validation.labels).to(settings.device)
     history: list[Epoch] = []
     best_loss, best, since = math.inf, copy.deepcopy(head.state_dict()), 0
     for number in range(1, settings.epochs + 1):
-        train_loss = _one_epoch(head, train, loss, optimizer, settings)
+        train_loss = _one_epoch(head, train, weights, optimizer, settings)
         logits = _evaluate(head, held_out)
-        validation_loss = float(loss(logits, target))
+        validation_loss = float(cross_entropy(logits, target, weight=weights))
+        if not math.isfinite(validation_loss):
+            raise TrainingDataError(
+                f"epoch {number}: the validation loss is {validation_loss}, the training loss {train_loss:.4g}. The "
+                f"features are finite, so training diverged: use a learning rate lower than {settings.lr:g}."
+            )
         better = validation_loss < best_loss
         if better:
             best_loss, best, since = validation_loss, copy.deepcopy(head.state_dict()), 0
@@ -226,9 +245,13 @@ def _fit(
 
 
 def _one_epoch(
-    head: Head, train: BagSet, loss: nn.Module, optimizer: torch.optim.Optimizer, settings: TrainSettings
+    head: Head, train: BagSet, weights: Tensor, optimizer: torch.optim.Optimizer, settings: TrainSettings
 ) -> float:
-    """One shuffled pass over the training slides; returns the mean loss."""
+    """One shuffled pass over the training slides; returns the mean loss.
+
+    The weighted losses are divided by the number of slides, not by the sum of their weights as torch's "mean" does:
+    in a batch of one slide the weight would cancel.
+    """
     head.train()
     order = torch.randperm(len(train)).tolist()
     total = 0.0
@@ -237,8 +260,8 @@ def _one_epoch(
         bag = Bag.from_list([train.bags[i] for i in rows]).to(settings.device)
         target = torch.as_tensor(train.labels[rows]).to(settings.device)
         optimizer.zero_grad(set_to_none=True)
-        value = loss(head(bag).logits, target)
-        value.backward()
+        value = cross_entropy(head(bag).logits, target, weight=weights, reduction="sum") / len(rows)
+        torch.autograd.backward(value)
         optimizer.step()
         total += float(value.detach()) * len(rows)
     return total / len(order)
@@ -249,6 +272,8 @@ def _class_weights(labels: NDArray[np.int64], classes: int, settings: TrainSetti
     if isinstance(settings.class_weights, tuple):
         if len(settings.class_weights) != classes:
             raise TrainingDataError(f"{len(settings.class_weights)} class weights for {classes} classes.")
+        if not all(math.isfinite(weight) and weight > 0 for weight in settings.class_weights):
+            raise TrainingDataError(f"class_weights={settings.class_weights}: every weight must be over 0.")
         return torch.tensor(settings.class_weights, dtype=torch.float32)
     if settings.class_weights == "none":
         return torch.ones(classes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 from mil.bag import Bag
 from mil.errors import BagError
 from mil.pooling import accumulation_dtype
+
+CHUNK = 4096  # tiles that statistics take in at a time: 64 MB in float64 for features of width 2048
 
 
 @dataclass(frozen=True)
@@ -67,14 +70,18 @@ class Standardize(nn.Module):
         """Shape (T, D) → (T, D), float32 or wider."""
         return (x.to(accumulation_dtype(x)) - self.mean) * self.factor
 
-    def fit(self, features: Tensor, *, common: bool = False) -> None:
-        """Take mean and spread from training tiles (T, D); a feature that never varies is switched off.
+    def fit(self, *parts: Tensor, common: bool = False) -> None:
+        """Take mean and spread from training tiles, each part (T, D); a feature that never varies is switched off.
 
         With `common` all features are divided by one number, the root of their mean variance: right for features of
-        one unit (pixels), where a small spread means that a feature says little.
+        one unit (pixels), where a small spread means that a feature says little. The parts are gone through twice, a
+        chunk at a time, so no copy of all tiles is made, and large means cost no digits of the spread.
         """
-        wide = features.to(torch.float64)
-        mean, spread = wide.mean(dim=0), wide.std(dim=0, correction=0)
+        tiles = sum(part.shape[0] for part in parts)
+        mean = sum((rows.sum(dim=0) for rows in _chunks(parts)), torch.zeros_like(self.mean, dtype=torch.float64))
+        mean /= tiles
+        spread = sum(((rows - mean).square_().sum(dim=0) for rows in _chunks(parts)), torch.zeros_like(mean))
+        spread = (spread / tiles).sqrt()
         # The spread of a constant column is rounding noise: to divide by it would make the noise a feature.
         varies = spread > 1e-6 * mean.abs().clamp(min=1e-6)
         if common:
@@ -133,6 +140,13 @@ class Head(nn.Module, abc.ABC):
         layer = self.embed[0]
         assert isinstance(layer, nn.Linear)
         return layer
+
+
+def _chunks(parts: Sequence[Tensor]) -> Iterator[Tensor]:
+    """Yield the rows of all parts as float64, `CHUNK` at most at a time."""
+    for part in parts:
+        for rows in torch.split(part, CHUNK):
+            yield rows.to(torch.float64)
 
 
 def tile_embedding(in_dim: int, hidden: int, dropout: float) -> nn.Sequential:
