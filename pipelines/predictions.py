@@ -100,16 +100,15 @@ def predict(
     slides: Sequence[SlideEntry],
     *,
     labels: Mapping[str, str] | None = None,
-    cases: Mapping[str, str] | None = None,
 ) -> tuple[list[dict[str, Any]], bool]:
     """Predict every slide with features, and write `slides.csv` and `cases.csv` of the model.
 
     Returns:
         The rows of `slides.csv`, and whether they were made anew.
     """
-    labels, cases = labels or {}, cases or {}
+    labels = labels or {}
     mine = [entry for entry in slides if entry.slide_id in features]
-    case_of = {entry.slide_id: cases.get(entry.slide_id, entry.case_id) for entry in mine}
+    case_of = {entry.slide_id: entry.case_id for entry in mine}
     parts = {
         "model": named.sha256,
         "slides": sha256_json([[name, features.digest(name)] for name in sorted(case_of)]),

@@ -101,7 +101,6 @@ def predict(out: Path, model: str, *, features: str | None = None) -> Said:
         loaded,
         manifest.entries,
         labels=_column(before, "label"),
-        cases=_column(before, "case_id"),
     )
     where = job.predictions(named.name) / "slides.csv"
     verb = "predicted" if fresh else "nothing new:"
@@ -291,7 +290,8 @@ def _learn(
     with progress("training", "epochs", quiet=quiet) as bar:
         sides, fresh = learn.train(job, name, loaded, labels, settings, bar, force=force)
     named: NamedModel = predictions.find_model(job, name)
-    predictions.predict(job, named, loaded, manifest.entries, labels=labels.label, cases=labels.case)
+    manifest = tables.keep_cases(job, manifest, labels.case)
+    predictions.predict(job, named, loaded, manifest.entries, labels=labels.label)
     run.finish("done", trained=fresh)
     return _learned(job, named, sides, fresh, (*labels.notes, *loaded.notes))
 

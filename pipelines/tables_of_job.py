@@ -73,6 +73,14 @@ def read_manifest(job: JobFolder) -> Manifest:
     return Manifest(tuple(entries))
 
 
+def keep_cases(job: JobFolder, manifest: Manifest, cases: Mapping[str, str]) -> Manifest:
+    """Keep whose slides they are, as the labels tell, for later predictions."""
+    entries = tuple(replace(entry, case_id=cases.get(entry.slide_id, entry.case_id)) for entry in manifest.entries)
+    if entries != manifest.entries:
+        write_manifest(job, Manifest(entries))
+    return Manifest(entries, manifest.notes)
+
+
 def join(job: JobFolder, new: Manifest) -> tuple[Manifest, Manifest]:
     """Add slides to those the job has; return the slides of this run, renamed where needed, and all of them.
 
@@ -88,6 +96,8 @@ def join(job: JobFolder, new: Manifest) -> tuple[Manifest, Manifest]:
             renamed = name_after_path(entry, entry.path.parent.parent, others)
             notes.append(f"{entry.path.name} is called {renamed.slide_id}: the job has another {entry.slide_id}")
             entry = renamed
+        elif entry.slide_id in old and entry.case_id == entry.slide_id:
+            entry = replace(entry, case_id=old[entry.slide_id].case_id)  # what labels told earlier
         mine.append(entry)
     everything = {**old, **{entry.slide_id: entry for entry in mine}}
     ordered = tuple(everything[name] for name in sorted(everything))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.errors import NothingMatchedError, UsageError
-from pipelines.labels import read_labels
+from pipelines.labels import Labels, read_labels
 from pipelines.manifest import SlideEntry
 
 SLIDES = [SlideEntry("001", Path("x/001.svs"), "001"), SlideEntry("b.2", Path("x/b.2.svs"), "b.2")]
@@ -50,3 +50,34 @@ def test_a_missing_column_names_those_there_are(tmp_path):
         read_labels(table(tmp_path, "slide_id,grade\n001,3\n"), SLIDES)
     labels = read_labels(table(tmp_path, "slide_id,grade\n001,10\nb.2,9\n"), SLIDES, column="grade")
     assert labels.classes == ("9", "10"), "numbers are ordered as numbers"
+
+
+def test_a_name_that_may_mean_several_slides_is_refused_and_its_path_is_not(tmp_path):
+    slides = [SlideEntry(f"s__{n}", Path(f"cohort/{n}/s.svs"), f"s__{n}") for n in ("x", "y")]
+    with pytest.raises(UsageError, match=r"may be any of s__x, s__y"):
+        read_labels(table(tmp_path, "slide_id,label\ns,pos\n"), slides)
+    labels = read_labels(table(tmp_path, "path,label\nx/s.svs,pos\ny/s.svs,neg\n"), slides)
+    assert labels.label == {"s__x": "pos", "s__y": "neg"}
+
+
+def test_cells_that_mean_nothing_are_no_class(tmp_path):
+    labels = read_labels(table(tmp_path, "slide_id,label\n001,NaN\nb.2,2\n"), SLIDES)
+    assert labels.label == {"b.2": "2"}
+
+
+def test_one_slide_with_two_patients_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="twice and differently"):
+        read_labels(table(tmp_path, "slide_id,case_id,label\n001,P,pos\n001,Q,pos\n"), SLIDES)
+
+
+@pytest.mark.parametrize(
+    ("found", "ordered"),
+    [
+        ({"case", "control"}, ("control", "case")),
+        ({"mutant", "wildtype"}, ("wildtype", "mutant")),
+        ({"1", "0"}, ("0", "1")),
+        ({"b", "a", "c"}, ("a", "b", "c")),
+    ],
+)
+def test_the_negative_class_comes_first(found, ordered):
+    assert Labels(dict(zip("xyz", sorted(found), strict=False)), {}, {}).classes == ordered

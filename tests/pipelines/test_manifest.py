@@ -106,3 +106,36 @@ def test_different_names_stay_different_and_harmless(names):
         assert name[0] not in "=+-@"
         assert len(name.encode()) <= 200
         assert name.isprintable() or " " in name or not any(ord(sign) < 32 for sign in name)
+
+
+def test_slides_of_one_name_from_several_folders_never_share_a_name(tmp_path):
+    """Given as separate sources, so that each has the same path below its own source."""
+    for number, folder in enumerate("abc"):
+        make_svs(tmp_path / folder / "s.svs", number)
+    found = find_slides([tmp_path / folder for folder in "abc"])
+    assert len({entry.slide_id for entry in found.entries}) == 3
+
+
+def test_slides_added_one_folder_at_a_time_never_share_a_name(tmp_path):
+    from pipelines.jobfolder import JobFolder
+    from pipelines.tables_of_job import join, write_manifest
+
+    job = JobFolder(tmp_path / "job")
+    for _ in range(2):  # the second round finds the names of the first again
+        for number, folder in enumerate("abc"):
+            if not (tmp_path / folder).exists():
+                make_svs(tmp_path / folder / "s.svs", number)
+            mine, everything = join(job, find_slides([tmp_path / folder]))
+            write_manifest(job, everything)
+        assert len(everything.entries) == 3
+    assert len({entry.path for entry in everything.entries}) == 3
+    assert len(mine.entries) == 1
+
+
+def test_the_files_of_a_mirax_slide_are_all_known(tmp_path):
+    import wsi
+
+    (tmp_path / "m").mkdir()
+    for name in ("m.mrxs", "m/Data0000.dat", "m/Slidedat.ini"):
+        (tmp_path / name).write_bytes(b"x")
+    assert [path.name for path in wsi.files_of(tmp_path / "m.mrxs")] == ["m.mrxs", "Data0000.dat", "Slidedat.ini"]

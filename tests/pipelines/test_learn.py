@@ -1,0 +1,191 @@
+"""Who is trained on and who is held out, and what the tables say of it."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from _command import slidemil, slidemil_json
+
+from pipelines import learn
+from pipelines.config import LearnSettings
+from pipelines.feature_sets import choose_folder, load_features
+from pipelines.jobfolder import JobFolder
+from pipelines.labels import Labels
+from pipelines.predictions import _cases
+from pipelines.progress import Quiet
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def features(job, cohort):
+    folder = JobFolder(job)
+    return load_features(folder, choose_folder(folder, None), [slide.slide_id for slide in cohort.slides])
+
+
+def labels_of(cohort, **columns):
+    return Labels(
+        label={s.slide_id: s.label for s in cohort.slides},
+        case=columns.get("case", {s.slide_id: s.case_id for s in cohort.slides}),
+        split=columns.get("split", {}),
+    )
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_without_a_split_patients_are_never_torn(features, cohort, seed):
+    sides = learn.divide(features, labels_of(cohort), LearnSettings(seed=seed))
+    side_of = sides.side_of()
+    assert set(side_of.values()) == {"train", "val", "test"}
+    for slide in cohort.slides:
+        others = {side_of[s.slide_id] for s in cohort.slides if s.case_id == slide.case_id}
+        assert len(others) == 1, slide.case_id
+
+
+def test_the_trainer_gets_training_and_validation_slides_and_no_others(features, cohort, monkeypatch, job):
+    seen = {}
+    real = learn.mil.train
+
+    def spy(train, validation, classes, settings, on_epoch=None):
+        seen["train"] = {bag.ids[0] for bag in train.bags}
+        seen["val"] = {bag.ids[0] for bag in validation.bags}
+        return real(train, validation, classes, settings, on_epoch=on_epoch)
+
+    monkeypatch.setattr(learn.mil, "train", spy)
+    split = {s.slide_id: s.split for s in cohort.slides}
+    learn.train(JobFolder(job), "spied", features, labels_of(cohort, split=split), LearnSettings(epochs=2), Quiet())
+    for side in ("train", "val"):
+        assert seen[side] == {s.slide_id for s in cohort.slides if s.split == side}
+
+
+def test_labels_of_test_slides_do_not_reach_the_model(job, cohort, tmp_path):
+    """The same training with the test labels turned round gives the same weights, byte for byte."""
+    for name, flip in (("one", False), ("two", True)):
+        turned = {"negative": "positive", "positive": "negative"}
+        table = tmp_path / f"{name}.csv"
+        lines = [
+            f"{s.slide_id},{s.case_id},{turned[s.label] if flip and s.split == 'test' else s.label},{s.split}"
+            for s in cohort.slides
+        ]
+        table.write_text("slide_id,case_id,label,split\n" + "\n".join(lines) + "\n")
+        code, said = slidemil("train", job, "-l", table, "--name", name, "--epochs", 3, "-q")
+        assert code == 0, said
+    models = [(job / "models" / name / "model.safetensors").read_bytes() for name in ("one", "two")]
+    assert models[0] == models[1]
+
+
+def test_changed_training_settings_are_noticed(job, labels):
+    for seed, new in ((0, False), (5, True), (5, False)):
+        code, said = slidemil_json("train", job, "-l", labels, "--seed", seed)
+        assert (code, said["new"]) == (0, new)
+
+
+def test_predictions_say_which_slides_the_model_was_made_with(job, cohort):
+    (job / "predictions" / "gated_abmil" / "slides.csv").unlink()
+    code, _ = slidemil("predict", job, "-m", "gated_abmil")
+    assert code == 0
+    table = {row["slide_id"]: row for row in rows(job / "predictions" / "gated_abmil" / "slides.csv")}
+    for slide in cohort.slides:
+        row = table[slide.slide_id]
+        assert row["split"] == slide.split
+        assert ("was made with this slide" in row["warning"]) == (slide.split != "test")
+    cases = {row["case_id"]: row["split"] for row in rows(job / "predictions" / "gated_abmil" / "cases.csv")}
+    assert cases == {s.case_id: s.split for s in cohort.slides}
+    text = (job / "models" / "gated_abmil" / "cohort.json").read_text()
+    assert not any(s.slide_id in text or s.case_id in text for s in cohort.slides), "names travel with the model"
+
+
+def test_another_model_of_the_same_name_takes_no_ones_place(job, tmp_path, labels):
+    from pathlib import Path
+    from shutil import copytree
+
+    stranger = Path(copytree(job / "models" / "gated_abmil", tmp_path / "gated_abmil"))
+    config = json.loads((stranger / "config.json").read_text())
+    (stranger / "config.json").write_text(json.dumps(config | {"threshold": 0.123}))
+    before = (job / "predictions" / "gated_abmil" / "slides.csv").read_bytes()
+    code, said = slidemil_json("predict", job, "-m", stranger)
+    assert code == 0
+    assert said["model"].startswith("gated_abmil__")
+    assert (job / "predictions" / "gated_abmil" / "slides.csv").read_bytes() == before
+
+
+def test_a_changed_threshold_changes_the_predictions(job):
+    from pipelines.records import read_record, seal
+
+    config = job / "models" / "gated_abmil" / "config.json"
+    folder = JobFolder(job)
+    record = read_record(folder, config)
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"threshold": 1.1}))
+    seal(folder, config, record.parts)
+    code, _ = slidemil("predict", job, "-m", "gated_abmil")
+    assert code == 0
+    assert {row["pred"] for row in rows(job / "predictions" / "gated_abmil" / "slides.csv")} == {"negative"}
+
+
+def test_cases_are_the_mean_of_their_slides_cut_at_the_threshold():
+    def slide(case, positive, label):
+        return {
+            "case_id": case,
+            "p_negative": 1 - positive,
+            "p_positive": positive,
+            "label": label,
+            "pred": "x",
+            "split": "test",
+        }
+
+    table = [slide("A", 0.9, "positive"), slide("A", 0.2, "positive"), slide("B", 0.3, ""), slide("C", 0.6, "negative")]
+    found = {row["case_id"]: row for row in _cases(table, ("negative", "positive"), 0.58)}
+    assert found["A"]["p_positive"] == pytest.approx(0.55)
+    assert [found[case]["pred"] for case in "ABC"] == ["negative", "negative", "positive"]
+    assert found["A"]["n_slides"] == 2
+    three = [{"case_id": "D", "p_a": 0.2, "p_b": 0.5, "p_c": 0.3, "label": "", "pred": "b", "split": ""}]
+    assert _cases(three, ("a", "b", "c"), None)[0]["pred"] == "b"
+
+
+def test_a_training_that_cannot_be_done_hides_nothing_of_the_extraction(cohort, tmp_path):
+    """One slide is broken and one class only is labelled: both are said, and the report is written."""
+    import shutil
+
+    slides = tmp_path / "slides"
+    slides.mkdir()
+    for slide in cohort.slides[:3]:
+        shutil.copy(slide.path, slides)
+    (slides / "bad.svs").write_text("no slide")
+    table = tmp_path / "labels.csv"
+    table.write_text("slide_id,label\n" + "".join(f"{s.slide_id},positive\n" for s in cohort.slides[:3]))
+    code, said = slidemil_json("run", slides, "-o", tmp_path / "job", "-l", table)
+    assert code == 3
+    assert [failure["slide"] for failure in said["failed"]] == ["bad"]
+    assert "class" in said["problem"]
+    assert (tmp_path / "job" / "report.html").is_file()
+    (slides / "bad.svs").unlink()
+    code, said = slidemil_json("run", slides, "-o", tmp_path / "job", "-l", table)
+    assert code == 2
+    assert said["status"] == "partial"
+
+
+def test_three_classes_train_and_predict(job, cohort, tmp_path):
+    names = ("high", "low", "mid")
+    cases = sorted({s.case_id for s in cohort.slides})
+    table = tmp_path / "l.csv"
+    table.write_text(
+        "slide_id,case_id,grade,split\n"
+        + "".join(
+            f"{s.slide_id},{s.case_id},{names[i % 3]},{('train', 'val', 'test')[cases.index(s.case_id) % 3]}\n"
+            for i, s in enumerate(cohort.slides)
+        )
+    )
+    code, said = slidemil("train", job, "-l", table, "--target", "grade", "--name", "grade", "--epochs", 3, "-q")
+    if code == 2:
+        assert "class" in said, said
+        return
+    assert code == 0, said
+    for row in rows(job / "predictions" / "grade" / "slides.csv"):
+        chances = [float(row[f"p_{name}"]) for name in names]
+        assert sum(chances) == pytest.approx(1, abs=1e-6)
+        assert row["pred"] == names[int(np.argmax(chances))]
