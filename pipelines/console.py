@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
+import os
 import signal
 import sys
 import traceback
@@ -69,8 +71,9 @@ def guarded(verb: Callable[..., int]) -> Callable[..., None]:
             code = ExitCode.PREEMPTED
         except (typer.Exit, typer.Abort):
             raise
-        except BrokenPipeError:
-            raise
+        except BrokenPipeError:  # whoever read the result has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = ExitCode.DONE
         except Exception as error:
             code = _explain(error, verbose)
         raise typer.Exit(code)
@@ -100,6 +103,8 @@ def exit_code_of(error: Exception) -> int | None:
     """
     if isinstance(error, JobError):
         return error.exit_code
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return ExitCode.ENVIRONMENT
     mil = sys.modules.get("mil.errors")
     if mil is not None and isinstance(error, mil.WeightsError):
         return ExitCode.WEIGHTS

@@ -38,11 +38,13 @@ class Heatmaps:
     Attributes:
         drawn: slides drawn by this run.
         skipped: slides that were drawn already, from the same features and model.
+        without_tiles: slide → why its top tiles could not be read.
         warnings: what the user should know.
     """
 
     drawn: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+    without_tiles: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
 
@@ -82,6 +84,12 @@ def draw_heatmaps(
             _write(job, named, file, entry, method, np.asarray(values, np.float32), result, parts)
             result.drawn.append(name)
         progress.advance(1)
+    if result.without_tiles:
+        names = list(result.without_tiles)
+        result.warnings.append(
+            f"no top tiles for {len(names)} slides, e.g. {names[0]}: {result.without_tiles[names[0]]}. "
+            "Put the slides where manifest.csv says they lie, and run this again."
+        )
     return result
 
 
@@ -181,7 +189,7 @@ def _top_tiles(entry: SlideEntry, file: FeatureFile, values: NDArray[np.float32]
     try:
         tiles = read_tiles(entry, file, file.xy[order])
     except wsi.SlideError as error:
-        result.warnings.append(f"{entry.slide_id}: no top tiles ({error.what})")
+        result.without_tiles[entry.slide_id] = error.what
         return None
     return heatmap.top_tiles_jpeg(tiles, file.xy[order], values[order])
 

@@ -61,15 +61,8 @@ class Extraction:
 
     @property
     def passport(self) -> dict[str, Any]:
-        """How features are made here: the encoder's passport, the tile and the stain normalization."""
-        s = self.settings
-        return {
-            **self.encoder.passport(),
-            "device": self.encoder.device.partition(":")[0],
-            "stain": s.stain,
-            "tile": {"size": s.tile, "mpp": s.mpp, "overlap": s.overlap},
-            "stored_dtype": s.dtype,
-        }
+        """How features are made here."""
+        return passport_of(self.encoder, self.settings)
 
     def output(self, slide_id: str) -> Path:
         """The feature file of a slide."""
@@ -230,6 +223,17 @@ class Extraction:
             note = f"made anew because this changed: {', '.join(changed[:4])}"
             if note not in self.warnings:
                 self.warnings.append(note)
+
+
+def passport_of(encoder: Encoder, settings: ExtractSettings) -> dict[str, Any]:
+    """Return how features are made: the encoder's passport, the tile and the stain normalization."""
+    return {
+        **encoder.passport(),
+        "device": encoder.device.partition(":")[0],
+        "stain": settings.stain,
+        "tile": {"size": settings.tile, "mpp": settings.mpp, "overlap": settings.overlap},
+        "stored_dtype": settings.dtype,
+    }
 
 
 def extract(extraction: Extraction, manifest: Manifest) -> Outcome:

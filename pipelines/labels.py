@@ -54,7 +54,9 @@ def read_labels(path: Path, slides: Sequence[SlideEntry], *, column: str = "labe
     key = first_of(columns, "slide_id") or first_of(columns, "path")
     if key is None:
         known = ", ".join(ALIASES["slide_id"])
-        raise UsageError(f"{path}: no column names the slides (found: {', '.join(sorted(columns))}; taken: {known}).")
+        hint = " The table seems to be separated by semicolons: save it with commas." if ";" in "".join(columns) else ""
+        found = ", ".join(sorted(columns))
+        raise UsageError(f"{path}: no column names the slides (found: {found}; taken: {known}).{hint}")
     if column not in columns:
         raise UsageError(
             f"{path}: no column `{column}` (found: {', '.join(sorted(columns))}). Name yours with --target."
@@ -86,8 +88,10 @@ def read_labels(path: Path, slides: Sequence[SlideEntry], *, column: str = "labe
 def _rows(path: Path) -> list[dict[str, str]]:
     try:
         rows = read_csv(path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read as a CSV table ({error}).") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: the table is not written in UTF-8. Save it as `CSV UTF-8`.") from error
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror}). Check the path.") from error
     if not rows:
         raise UsageError(f"{path}: the table has no rows.")
     return rows

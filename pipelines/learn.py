@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,27 @@ class Sides:
             name: {"slides": len(some), "patients": len({self.patients[row] for row in some})}
             for name, some in rows.items()
         }
+
+
+def check_labels(path: Path, labels: Labels) -> None:
+    """Say what no training can mend, before anything is read: one class only, a wrong split, a torn patient.
+
+    Raises:
+        UsageError: names the table and what to change in it.
+    """
+    if len(labels.classes) < 2:
+        raise UsageError(
+            f"{path}: all {len(labels.label)} labelled slides have the class {labels.classes[0]!r}: nothing can be "
+            "told apart. Label slides of at least two classes."
+        )
+    if not labels.split:
+        return
+    names = sorted(labels.label)
+    try:
+        split = mil.Split.from_column([labels.split.get(name, "") for name in names])
+        mil.check_split(split, [labels.case[name] for name in names])
+    except mil.TrainingDataError as error:
+        raise UsageError(f"{path}: {error}") from error
 
 
 def divide(features: FeatureSet, labels: Labels, settings: LearnSettings) -> Sides:

@@ -203,10 +203,10 @@ def _manifest_mpp(cell: str, number: int, mistakes: list[str]) -> float | None:
 
 def _drop_repeats(entries: list[SlideEntry], notes: list[str]) -> list[SlideEntry]:
     first: dict[str, SlideEntry] = {}
-    for entry in entries:
-        first.setdefault(os.path.realpath(entry.path), entry)
-    if len(first) < len(entries):
-        notes.append(f"{len(entries) - len(first)} slides were given more than once and are taken once")
+    for entry in sorted(entries, key=lambda entry: entry.path.is_symlink()):  # the file itself before links to it
+        same = first.setdefault(os.path.realpath(entry.path), entry)
+        if same is not entry:
+            notes.append(f"{entry.path.name} was given more than once and is taken once, as {same.path.name}")
     return list(first.values())
 
 

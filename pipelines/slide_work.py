@@ -85,12 +85,14 @@ def prepare(
     state = _look(entry)
     slide = wsi.open_slide(entry.path, slide_mpp=settings.slide_mpp, manifest_mpp=entry.mpp)
     try:
+        spec = wsi.TileSpec(size=settings.tile, mpp=settings.mpp, overlap=settings.overlap)
+        # A slide without usable µm/px is refused before any pixel is read: that alone can take minutes.
+        wsi.tile_grid(slide, None, spec, allow_upsampling=settings.allow_upsampling)
         tissue = wsi.find_tissue(slide)
         write_bytes(job.thumbnail(entry.slide_id), pictures.thumbnail_jpeg(tissue))
         write_bytes(job.contour(entry.slide_id), pictures.contour_jpeg(tissue))
         outline = json.dumps(tissue.to_geojson(), separators=(",", ":"))
         write_bytes(job.contour_geojson(entry.slide_id), outline.encode())
-        spec = wsi.TileSpec(size=settings.tile, mpp=settings.mpp, overlap=settings.overlap)
         grid = wsi.tile_grid(
             slide,
             tissue,

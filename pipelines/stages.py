@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from . import tables_of_job as tables
 from .config import ExtractSettings, LearnSettings, Settings, as_yaml
 from .console import exit_code_of
-from .errors import ExitCode, UsageError
+from .errors import EnvironmentFault, ExitCode, UsageError
 from .files import sweep_leftovers, write_bytes, write_text
 from .jobfolder import JobFolder, Tiling, tiling_name
 from .labels import Labels, read_labels
@@ -73,9 +73,12 @@ def train(
         NothingMatchedError: no label belongs to a slide.
         mil.TrainingDataError: one class only, too few patients, a patient in two folds.
     """
+    from .learn import check_labels
+
     job = JobFolder(out)
     manifest = tables.read_manifest(job)
     table = read_labels(labels, manifest.entries, column=target)
+    check_labels(labels, table)
     return _learn(job, manifest, table, settings.train, name=name, features=features, force=force, quiet=quiet)
 
 
@@ -198,8 +201,7 @@ def run(
     if labels is not None and model is not None:
         raise UsageError("--labels trains a model, --model uses one: give one of the two.")
     job = JobFolder(out)
-    if labels is not None:  # a table that does not fit is said before days of extraction, not after
-        read_labels(labels, find_slides(slides).entries, column=target)
+    _check_before(job, slides, settings, labels, model, target, offline)
     outcome = extract(slides, out, settings, limit=limit, force=force, offline=offline, quiet=quiet)
     manifest = tables.read_manifest(job)
     folder = str(outcome.more["features"])
@@ -226,12 +228,40 @@ def run(
     return replace(whole, problem=problem, problem_code=code)
 
 
+def _check_before(
+    job: JobFolder,
+    slides: Sequence[Path],
+    settings: Settings,
+    labels: Path | None,
+    model: str | None,
+    target: str,
+    offline: bool,
+) -> None:
+    """Say what cannot end well before days of extraction, not after."""
+    import mil
+
+    if settings.train.head not in mil.HEADS:
+        mil.create_head(settings.train.head, 1, 2)  # raises, and says which heads there are
+    if labels is not None:
+        from .learn import check_labels
+
+        check_labels(labels, read_labels(labels, find_slides(slides).entries, column=target))
+    if model is not None:
+        from .extract import passport_of
+        from .features import same_passport
+        from .predictions import find_model
+
+        named = find_model(job, model)
+        made = passport_of(_encoder(settings.extract, offline), settings.extract)
+        same_passport(named.model.config.get("encoder") or made, made, what=f"model {named.name} on these settings")
+
+
 def status(out: Path) -> Said:
     """How far each slide of a job is, with the cause where one failed."""
     from .status import describe
 
     job = JobFolder(out)
-    return describe(job, tables.read_manifest(job), tables.read_slides(job))
+    return describe(job, tables.read_manifest(job), tables.rows_by_records(job))
 
 
 def tiling_of(job: JobFolder, settings: ExtractSettings) -> Tiling:
@@ -309,7 +339,7 @@ def _learned(job: JobFolder, named: NamedModel, sides: Sides, fresh: bool, notes
             f"held out: AUC {_number(test['auc'])} ({_number(low)} to {_number(high)}), balanced accuracy "
             f"{_number(test['balanced_accuracy'])}, {test['n']} slides of {test['n_patients']} patients"
         )
-    data: Mapping[str, Any] = {
+    data: dict[str, Any] = {
         "status": "done",
         "model": named.name,
         "new": fresh,
@@ -317,6 +347,9 @@ def _learned(job: JobFolder, named: NamedModel, sides: Sides, fresh: bool, notes
         "outputs": [_in(job, named.folder), _in(job, job.predictions(named.name))],
         "warnings": list(notes),
     }
+    if not test:
+        lines.append("no patient is held out: nothing says how good the model is")
+        data["warnings"].append(lines[-1])
     return Said((*lines, *notes), data)
 
 
@@ -337,9 +370,32 @@ def _whole(outcome: Outcome, steps: Sequence[Said], *, trained: bool) -> Outcome
     )
 
 
+def check_device(name: str) -> None:
+    """Refuse a device that is not there before anything is read.
+
+    Raises:
+        UsageError: there is no such kind of device.
+        EnvironmentFault: this machine lacks it.
+    """
+    kind, _, number = name.partition(":")
+    if kind not in ("auto", "cpu", "cuda") or (number and not number.isdigit()):
+        raise UsageError(f"--device {name}: write auto, cpu, cuda, or cuda:1 …")
+    if kind != "cuda":
+        return
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if int(number or 0) >= count:
+        raise EnvironmentFault(
+            f"--device {name}: this machine has {count} CUDA devices that torch {torch.__version__} can use. "
+            "Use --device cpu, or mend the driver: `slidemil doctor` says what is seen."
+        )
+
+
 def _encoder(settings: ExtractSettings, offline: bool) -> Any:
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
+    check_device(settings.device)
     import mil
 
     return mil.create_encoder(

@@ -78,6 +78,7 @@ def keep_cases(job: JobFolder, manifest: Manifest, cases: Mapping[str, str]) -> 
     entries = tuple(replace(entry, case_id=cases.get(entry.slide_id, entry.case_id)) for entry in manifest.entries)
     if entries != manifest.entries:
         write_manifest(job, Manifest(entries))
+        write_slides(job, Manifest(entries), {}, {})
     return Manifest(entries, manifest.notes)
 
 
@@ -136,6 +137,17 @@ def write_slides(
 def read_slides(job: JobFolder) -> Sequence[Mapping[str, str]]:
     """Read `slides.csv`; empty where no run came so far."""
     return read_csv(job.slides, strip=False) if job.slides.is_file() else []
+
+
+def rows_by_records(job: JobFolder) -> Sequence[Mapping[str, str]]:
+    """Return the rows of `slides.csv`, with slides a killed run had finished: their records say so."""
+    rows = {row["slide_id"]: dict(row) for row in read_slides(job)}
+    known = {path.name.removesuffix(".h5.json") for path in (job.root / ".done").glob("*/features_*/*.h5.json")}
+    for entry in read_manifest(job).entries:
+        row = rows.setdefault(entry.slide_id, {"slide_id": entry.slide_id, "status": "pending"})
+        if row.get("status") != "failed" and entry.slide_id in known:
+            row["status"] = "done"
+    return list(rows.values())
 
 
 def _relative(path: Path, job: JobFolder) -> str:

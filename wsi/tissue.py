@@ -176,6 +176,7 @@ def tissue_of(
     soft = np.stack([ndimage.gaussian_filter(density[..., c], blur) for c in range(3)], axis=-1)
     pen = ink(soft, max(2, round(2 * settings.mpp / per_px)))
     stained = _stained(soft, _roughness(density, blur), settings) & ~pen
+    stained |= _grey_within(soft.sum(-1) > 3 * settings.density, stained, pen)
     mask = _tidy(stained, pen, per_px, settings)
     return Tissue(name, mask, pen & ~mask, scale, picture, None if mask.any() else _why_none(picture, pen, stained))
 
@@ -267,6 +268,20 @@ def _stained(density: NDArray[np.float32], rough: NDArray[np.bool_], settings: T
     strong = coloured & (chroma > settings.chroma) & (total > 3 * settings.density)
     pale = coloured & (chroma > settings.chroma / 2) & (total > 1.5 * settings.density)
     return _spread(strong, strong | pale | (rough & (total > 3 * settings.density)), 16)
+
+
+def _grey_within(dense: NDArray[np.bool_], stained: NDArray[np.bool_], pen: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return what is dense and grey and lies in the stained tissue: mixed stains, for dirt and shadows lie on glass.
+
+    It lies in the tissue where more of its rim touches what is stained than what is glass or ink.
+    """
+    labels, count = ndimage.label(dense & ~stained & ~pen)
+    beside = ndimage.grey_dilation(labels, size=(3, 3)) * (labels == 0)
+    tissue = np.bincount(beside[stained], minlength=count + 1)
+    rest = np.bincount(beside[~stained], minlength=count + 1)
+    within = tissue > rest
+    within[0] = False
+    return np.asarray(within[labels])
 
 
 def _roughness(density: NDArray[np.float32], blur: float) -> NDArray[np.bool_]:

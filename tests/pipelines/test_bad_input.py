@@ -222,3 +222,77 @@ def test_a_config_with_mistakes_names_all(tmp_path):
     assert code == 2
     assert "tyle" in said
     assert "wide" in said
+
+
+def never_extracts(monkeypatch):
+    from pipelines import stages
+
+    def extract(*_, **__):
+        raise AssertionError("slides were read before the mistake was said")
+
+    monkeypatch.setattr(stages, "extract", extract)
+
+
+def test_mistakes_are_said_before_slides_are_read(finished, cohort, tmp_path, monkeypatch):
+    never_extracts(monkeypatch)
+    slides, job = cohort.slides[0].path.parent, tmp_path / "job"
+    good = [(s.slide_id, s.case_id, s.label, s.split) for s in cohort.slides]
+    one_class = [(s.slide_id, s.case_id, "positive", "") for s in cohort.slides]
+    torn = [(s.slide_id, s.case_id, s.label, "train" if s.slide_id.endswith("A") else "test") for s in cohort.slides]
+    odd = [(s.slide_id, s.case_id, s.label, "tset") for s in cohort.slides]
+    model = finished / "models" / "gated_abmil"
+    cases = [
+        (2, "l.csv", ["-l", write_labels(tmp_path / "l.csv", one_class)]),
+        (2, "t.csv", ["-l", write_labels(tmp_path / "t.csv", torn)]),
+        (2, "tset", ["-l", write_labels(tmp_path / "o.csv", odd)]),
+        (2, "gated", ["-l", write_labels(tmp_path / "g.csv", good), "--head", "gatedabmil"]),
+        (7, "tile", ["-m", model, "--tile", 256]),
+    ]
+    for code, part, options in cases:
+        found, said = slidemil("run", slides, "-o", job, *options, "-q")
+        assert (found, part in said) == (code, True), (options, said)
+    assert not job.exists()
+
+
+def test_a_device_that_is_not_there(tmp_path):
+    import torch
+
+    write_svs(tmp_path / "a.svs", tissue_like(), mpp=0.5)
+    code, said = slidemil("extract", tmp_path / "a.svs", "-o", tmp_path / "job", "--device", "gpu")
+    assert (code, "--device gpu" in said) == (2, True)
+    if not torch.cuda.is_available():
+        code, said = slidemil("extract", tmp_path / "a.svs", "-o", tmp_path / "job", "--device", "cuda:3")
+        assert (code, "CUDA" in said) == (5, True)
+
+
+def test_a_slide_without_resolution_is_refused_before_a_pixel_is_read(tmp_path, monkeypatch):
+    import wsi
+
+    bad_slide(tmp_path / "bad.svs", "no µm/px")
+    monkeypatch.setattr(wsi, "find_tissue", lambda *_: pytest.fail("pixels were read"))
+    code, said = slidemil("extract", tmp_path / "bad.svs", "-o", tmp_path / "job", "-q")
+    assert (code, "--slide-mpp" in said) == (3, True)
+
+
+def test_a_link_gives_way_to_the_file_itself(tmp_path):
+    (tmp_path / "slides").mkdir()
+    write_svs(tmp_path / "slides" / "real.svs", tissue_like(), mpp=0.5)
+    (tmp_path / "slides" / "a-link.svs").symlink_to(tmp_path / "slides" / "real.svs")
+    code, said = slidemil_json("extract", tmp_path / "slides", "-o", tmp_path / "job")
+    assert code == 0
+    assert any("a-link.svs was given more than once and is taken once, as real.svs" in w for w in said["warnings"])
+
+
+def test_status_after_a_kill_counts_what_is_finished(job):
+    (job / "slides.csv").unlink()
+    code, text = slidemil("status", job, "--json")
+    assert code == 0
+    assert '"done": 12' in text
+
+
+def test_a_training_without_held_out_patients_says_so(job, cohort, tmp_path):
+    rows = [(s.slide_id, s.case_id, s.label, "val" if s.split == "val" else "train") for s in cohort.slides]
+    table = write_labels(tmp_path / "l.csv", rows)
+    code, said = slidemil("train", job, "-l", table, "--name", "all", "--epochs", 2, "-q")
+    assert code == 0
+    assert "no patient is held out" in said

@@ -148,7 +148,7 @@ def test_cases_are_the_mean_of_their_slides_cut_at_the_threshold():
 
 
 def test_a_training_that_cannot_be_done_hides_nothing_of_the_extraction(cohort, tmp_path):
-    """One slide is broken and one class only is labelled: both are said, and the report is written."""
+    """One slide is broken and there are too few patients: both are said, and the report is written."""
     import shutil
 
     slides = tmp_path / "slides"
@@ -157,11 +157,11 @@ def test_a_training_that_cannot_be_done_hides_nothing_of_the_extraction(cohort, 
         shutil.copy(slide.path, slides)
     (slides / "bad.svs").write_text("no slide")
     table = tmp_path / "labels.csv"
-    table.write_text("slide_id,label\n" + "".join(f"{s.slide_id},positive\n" for s in cohort.slides[:3]))
+    table.write_text("slide_id,label\n" + "".join(f"{s.slide_id},{s.label}\n" for s in cohort.slides[:3]))
     code, said = slidemil_json("run", slides, "-o", tmp_path / "job", "-l", table)
     assert code == 3
     assert [failure["slide"] for failure in said["failed"]] == ["bad"]
-    assert "class" in said["problem"]
+    assert "patient" in said["problem"]
     assert (tmp_path / "job" / "report.html").is_file()
     (slides / "bad.svs").unlink()
     code, said = slidemil_json("run", slides, "-o", tmp_path / "job", "-l", table)

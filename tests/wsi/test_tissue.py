@@ -262,3 +262,14 @@ def test_sixty_thousand_pixels_a_side_without_a_pyramid(zoo, tmp_path):
     make_bad_slides.write(tmp_path, cases=cases)
     with wsi.open_slide(tmp_path / "good/huge_one_level.tiff") as slide:
         assert wsi.find_tissue(slide).mask.shape == (1024, 1024)
+
+
+def test_grey_in_the_tissue_is_tissue_and_grey_on_glass_is_not():
+    """Where brown and blue mix, their mean is grey; a smooth grey blot on glass is dirt or a shadow."""
+    picture = np.full((256, 256, 3), 243, np.uint8)
+    picture[32:224, 32:160] = (190, 130, 180)
+    picture[96:160, 96:160] = (178, 178, 178)  # in the tissue, and open to the glass on one side
+    picture[96:160, 192:240] = (178, 178, 178)  # on glass
+    found = tissue_of(picture, mpp=8.0)
+    assert found.mask[100:156, 100:152].mean() > 0.95
+    assert found.mask[100:156, 196:236].mean() < 0.05
