@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,7 +62,7 @@ class BlockPlan:
     def requests(self) -> Iterator[ReadRequest]:
         """Yield one request per block that has tiles."""
         bounds = self._bounds.tolist()
-        return (ReadRequest(tuple(self._order[a:b].tolist())) for a, b in zip(bounds, bounds[1:], strict=False))
+        return (ReadRequest(tuple(self._order[a:b].tolist())) for a, b in pairwise(bounds))
 
     def read(self, request: ReadRequest, place: Place) -> Mapping[int, TileReadError]:
         """Decode each native tile of a block once and copy its parts to where they belong."""
