@@ -93,7 +93,7 @@ class BlockPlan:
                     place(row)[...] = resize_area(pixels, self._size, self._size)
         return failed
 
-    def _decode(self, compressed: bytes | OSError) -> NDArray[np.uint8]:
+    def _decode(self, compressed: memoryview | OSError) -> NDArray[np.uint8]:
         if isinstance(compressed, OSError):
             raise compressed
         return self._level.decode(compressed, self.scale)
@@ -148,7 +148,7 @@ class BlockPlan:
                 strict=True,
             )
         )
-        compressed = min(natives, len(level.counts)) * int(level.counts.max(initial=0))
+        compressed = min(natives, len(level.counts)) * (int(level.counts.max(initial=0)) + level.room)
         decoded = 3 * level.tile_width * level.tile_height // self.scale**2
         resized = math.prod(self._scaled) * (3 * self.most_rows + 36) if self._resized else 0
         return compressed + decoded + resized

@@ -1,4 +1,4 @@
-"""Tiles straight from a TIFF file: one `pread` for the compressed bytes, libjpeg-turbo for the pixels.
+"""Tiles straight from a TIFF file: one read for the compressed bytes, libjpeg-turbo for the pixels.
 
 Only what is surely understood is taken: tiled JPEG of three 8-bit samples. At opening, tiles are compared with what
 the slide's own reader shows; where they differ, nothing is read this way.
@@ -75,20 +75,31 @@ class NativeLevel:
         """Tiles per row of tiles."""
         return -(-self.width // self.tile_width)
 
-    def decode(self, data: bytes, scale: int = 1) -> NDArray[np.uint8]:
+    @property
+    def room(self) -> int:
+        """Bytes to be left free in front of a tile's own, where what it lacks is put."""
+        return len(self.tables) + len(self.colour)
+
+    def decode(self, data: memoryview, scale: int = 1) -> NDArray[np.uint8]:
         """Return the pixels of a tile, reduced by `scale`: a view that lasts until this thread decodes again.
+
+        Args:
+            data: `room` bytes to be written to, then the tile as it lies in the file.
+            scale: one of `SCALES`.
 
         Raises:
             ValueError: the bytes are no whole JPEG of the size that the tags state.
         """
-        seen = self._seen  # the tiles of a level differ in their pixels, rarely in their headers
-        if seen is None or not data.startswith(seen[0]):
-            seen = self._seen = self._look_at(data)
-        if _END not in data[-64:]:
+        room, seen = self.room, self._seen  # the tiles of a level differ in their pixels, rarely in their headers
+        if seen is None or data[room : room + len(seen[0])] != seen[0]:
+            seen = self._seen = self._look_at(bytes(data[room:]))
+        if _END not in bytes(data[max(room, len(data) - 64) :]):
             raise ValueError("the JPEG has no end: it is cut short or overwritten")
+        begin = room + len(_START) - len(seen[1])
+        data[begin : begin + len(seen[1])] = seen[1]
         height, width = self.tile_height // scale, self.tile_width // scale
         pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(
-            seen[1] + data[2:], min_height=height, min_width=width, buffer=spare_memory("decoded", 3 * height * width)
+            data[begin:], min_height=height, min_width=width, buffer=spare_memory("decoded", 3 * height * width)
         )
         if pixels.shape != (height, width, 3):
             raise ValueError(f"the decoder gave {pixels.shape[1]} x {pixels.shape[0]} px")
@@ -113,8 +124,10 @@ class NativeTiles:
         self._file: _OpenFile | None = _OpenFile(descriptor)
         self._identity = FileIdentity.of(descriptor)
 
-    def fetch(self, level: NativeLevel, tiles: list[int]) -> list[bytes | OSError]:
-        """Return the bytes of each tile, or why there are none; called from several threads.
+    def fetch(self, level: NativeLevel, tiles: list[int]) -> list[memoryview | OSError]:
+        """Return the bytes of each tile, `level.room` bytes in front, or why there are none.
+
+        Called from several threads; what it returns lasts until the same thread fetches again.
 
         Raises:
             TileReadError: the file was written to since it was opened.
@@ -122,8 +135,18 @@ class NativeTiles:
         file = self._file  # a reference of this thread: the file is closed when the last one is gone
         if file is None:
             raise ValueError(f"{self.name}: the slide was closed before all its tiles were read")
-        places = zip(level.counts[tiles].tolist(), level.offsets[tiles].tolist(), strict=True)
-        data = [_read(file.descriptor, count, offset) for count, offset in places]
+        counts, room = level.counts[tiles], level.room
+        memory = spare_memory("compressed", int(counts.sum()) + room * len(tiles)).data
+        data: list[memoryview | OSError] = []
+        end = 0
+        for count, offset in zip(counts.tolist(), level.offsets[tiles].tolist(), strict=True):
+            begin, end = end, end + room + count
+            try:
+                got = os.preadv(file.descriptor, [memory[begin + room : end]], offset)
+            except OSError as error:
+                data.append(error)
+            else:
+                data.append(memory[begin : begin + room + got])
         if FileIdentity.of(file.descriptor) != self._identity:
             raise TileReadError(self.name, "the file was changed while it was read", "Run this slide again.")
         return data
@@ -238,13 +261,6 @@ def _box_means(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
     tall, wide = min(_BOX, pixels.shape[0]), min(_BOX, pixels.shape[1])
     boxes = pixels[: height * tall, : width * wide].reshape(height, tall, width, wide, 3)
     return np.asarray(boxes.mean((1, 3)), np.float64)
-
-
-def _read(descriptor: int, count: int, offset: int) -> bytes | OSError:
-    try:
-        return os.pread(descriptor, count, offset)
-    except OSError as error:
-        return error
 
 
 _spare = threading.local()
