@@ -299,7 +299,8 @@ class Engine:
         return self._batch - 1 + self._most_rows
 
     def _room_for(self, tiles: int) -> bool:
-        wanted = max(self._batch + self._meter.depth, self._least_places)
+        each_reader = self._batch - 1 + self._meter.readers * self._most_rows  # none waits for another's block
+        wanted = max(self._batch + self._meter.depth, each_reader)
         return self._waiting_or_under_way + tiles <= min(wanted, (self._most_slabs - 1) * self._batch)
 
     def _place(self, read: _Read, row: int) -> NDArray[np.uint8]:

@@ -183,6 +183,18 @@ def test_tiles_that_were_left_out_are_white(own):
         assert not (canvas[256:512, 256:512] == 255).all(-1).any()
 
 
+def test_a_block_without_any_tile_is_white(own):
+    with tifffile.TiffFile(own, mode="r+b") as tiff:
+        counts = [count if number == 13 else 0 for number, count in enumerate(tiff.pages[0].databytecounts)]
+        tiff.pages[0].tags["TileByteCounts"].overwrite(counts)
+    with opened(own) as slide:
+        grid = wsi.tile_grid(slide, None, wsi.TileSpec(128, 2 * MPP))
+        assert read_plan(slide, grid).scale == 2
+        tiles, errors = streamed(slide, grid)
+        assert not errors
+        assert [i for i in tiles if (tiles[i] != 255).any()] == [13]
+
+
 def test_lower_levels_with_gaps_are_left_to_openslide(tmp_path):
     """It fills them from a sharper level."""
     path = write_aperio(tmp_path / "gaps.svs", smooth_picture(1280, 1024), levels=2)

@@ -98,9 +98,13 @@ class NativeLevel:
         begin = room + len(_START) - len(seen[1])
         data[begin : begin + len(seen[1])] = seen[1]
         height, width = self.tile_height // scale, self.tile_width // scale
-        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(
-            data[begin:], min_height=height, min_width=width, buffer=spare_memory("decoded", 3 * height * width)
-        )
+        memory = spare_memory("decoded", 3 * height * width)
+        try:
+            pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(
+                data[begin:], min_height=height, min_width=width, buffer=memory
+            )
+        except Exception as error:  # the border: whatever the library raises, also for what it only warns of
+            raise ValueError(str(error)) from error.with_traceback(None)
         if pixels.shape != (height, width, 3):
             raise ValueError(f"the decoder gave {pixels.shape[1]} x {pixels.shape[0]} px")
         return pixels
