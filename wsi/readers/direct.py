@@ -226,10 +226,11 @@ def _is_plain(directory: Directory) -> bool:
 
 
 def _agrees(native: NativeTiles, level: NativeLevel, slide: BaseSlide) -> bool:
-    """Say whether the fullest tile and the last one look as the slide's own reader shows them."""
+    """Say whether the fullest tile, and on level 0 the last one, look as the slide's own reader shows them."""
     full = level.counts.nonzero()[0]
+    tiles = [int(level.counts.argmax()), int(full[-1])] if len(full) else []
     compared = 0
-    for tile in {int(level.counts.argmax()), int(full[-1])} if len(full) else ():
+    for tile in tiles[:1] if level.number else tiles:
         try:
             (data,) = native.fetch(level, [tile])
             if isinstance(data, OSError):
