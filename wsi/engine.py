@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -21,7 +21,8 @@ from wsi.cores import available_cores
 from wsi.errors import SlideError, TileReadError
 from wsi.grid import TileGrid
 from wsi.measure import Meter
-from wsi.plan import ReadPlan, ReadRequest, read_plan
+from wsi.plan import read_plan
+from wsi.request import ReadPlan, ReadRequest
 from wsi.slide import Slide
 
 _AHEAD = 2
@@ -249,19 +250,19 @@ class Engine:
     def _read_all(self, number: int) -> None:
         while (read := self._begin(number)) is not None:
             busy = time.thread_time()
-            error: TileReadError | None = None
+            failed: Mapping[int, TileReadError]
             try:
-                read.source.plan.read(read.request, partial(self._place, read))
+                failed = read.source.plan.read(read.request, partial(self._place, read))
             except _StoppedError:
                 return
             except SlideError as problem:
-                error = _as_tile_error(problem)
+                failed = dict.fromkeys(read.request.rows, _as_tile_error(problem))
             except BaseException as bug:
                 with self._lock:
                     self._bug = self._bug or bug
                     self._ready.notify_all()
                 return
-            self._finish(read, error, time.thread_time() - busy)
+            self._finish(read, failed, time.thread_time() - busy)
 
     def _begin(self, number: int) -> _Read | None:
         """Take the next request as soon as there is one and room for it; None at the end."""
@@ -299,7 +300,8 @@ class Engine:
         return self._batch - 1 + self._most_rows
 
     def _room_for(self, tiles: int) -> bool:
-        wanted = max(self._batch + self._meter.depth, self._least_places)
+        each_reader = self._batch - 1 + self._meter.readers * self._most_rows  # none waits for another's block
+        wanted = max(self._batch + self._meter.depth, each_reader)
         return self._waiting_or_under_way + tiles <= min(wanted, (self._most_slabs - 1) * self._batch)
 
     def _place(self, read: _Read, row: int) -> NDArray[np.uint8]:
@@ -330,13 +332,13 @@ class Engine:
                 self._space.wait()
         return self._filling
 
-    def _finish(self, read: _Read, error: TileReadError | None, busy: float) -> None:
-        if error is not None:
-            self._mark_failed(read, error)
+    def _finish(self, read: _Read, failed: Mapping[int, TileReadError], busy: float) -> None:
+        if failed:
+            self._mark_failed(read, failed)
         with self._lock:
             self._under_way -= 1
             tiles = len(read.request.rows)
-            grown = self._meter.had(read.asked, tiles, 0 if error is None else tiles, busy)
+            grown = self._meter.had(read.asked, tiles, len(failed), busy)
             for slab, _, _ in read.placed:
                 slab.done += 1
                 if slab.done == self._batch:
@@ -355,19 +357,20 @@ class Engine:
         if ended and self._close_slides:
             source.slide.close()
 
-    def _mark_failed(self, read: _Read, error: TileReadError) -> None:
-        """Record each tile of a failed request as missing; none is invented."""
+    def _mark_failed(self, read: _Read, failed: Mapping[int, TileReadError]) -> None:
+        """Record each tile that could not be read as missing; none is invented."""
         placed = {row for _, _, row in read.placed}
         try:
-            for row in read.request.rows:
+            for row in failed:
                 if row not in placed:
                     self._place(read, row)
         except _StoppedError:
             return
-        for slab, slot, _ in read.placed:
-            slab.pixels[slot] = 0
-            slab.ok[slot] = False
-            slab.errors[slot] = error
+        for slab, slot, row in read.placed:
+            if row in failed:
+                slab.pixels[slot] = 0
+                slab.ok[slot] = False
+                slab.errors[slot] = failed[row]
 
     def _hand_on(self, slab: Slab) -> None:
         self._full.append(slab)

@@ -18,12 +18,14 @@ class JpegHeader:
         width: in pixels, 0 where no frame header was found.
         height: in pixels.
         components: 3 for colour.
+        length: bytes up to the end of the frame header.
         colour: the colours the stream itself names by a JFIF or Adobe marker, None where it is silent.
     """
 
     width: int
     height: int
     components: int
+    length: int
     colour: Literal["rgb", "ycbcr"] | None
 
 
@@ -47,8 +49,9 @@ def read_header(data: bytes) -> JpegHeader:
             colour = "ycbcr" if body[11] == 1 else "rgb"
         elif marker in _FRAMES and len(body) >= 6:
             height, width, components = struct.unpack_from(">HHB", body, 1)
+            place += 2 + length
             break
         elif marker == 0xDA:
             break
         place += 2 + length
-    return JpegHeader(width, height, components, colour if components == 3 else None)  # type: ignore[arg-type]
+    return JpegHeader(width, height, components, place, colour if components == 3 else None)  # type: ignore[arg-type]

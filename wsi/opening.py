@@ -9,6 +9,7 @@ from pathlib import Path
 
 from wsi.errors import NotBrightfieldError, SlideError, TileReadError, UnreadableSlideError, printable
 from wsi.jpeg_header import read_header
+from wsi.readers.base import BaseSlide
 from wsi.slide import Slide
 from wsi.tiff_directory import COMPRESSION, PHOTOMETRIC, Directory, TiffFile, TiffProblemError
 
@@ -21,7 +22,7 @@ _COPY = "Copy or download it again."
 _JPEG, _RGB, _YCBCR = 7, 2, 6
 _GREY = {0, 1}
 
-Open = Callable[..., Slide]
+Open = Callable[..., BaseSlide]
 
 
 def open_slide(path: str | Path, *, slide_mpp: float | None = None, manifest_mpp: float | None = None) -> Slide:
@@ -59,10 +60,18 @@ def open_slide(path: str | Path, *, slide_mpp: float | None = None, manifest_mpp
             slide.close()
             failures.append(error)
         else:
-            return slide
+            return _with_native_tiles(slide) if head.startswith(_TIFF) else slide
     if head.startswith(_TIFF) and not any(isinstance(f, TileReadError) for f in failures):
         return _last_resort(path, head, failures, slide_mpp=slide_mpp, manifest_mpp=manifest_mpp)
     raise _no_reader(path, head, failures)
+
+
+def _with_native_tiles(slide: BaseSlide) -> BaseSlide:
+    """Let a slide's tiles be read straight from the file, where that shows the same pixels."""
+    from wsi.readers.direct import native_tiles
+
+    slide.native = native_tiles(slide)
+    return slide
 
 
 def _last_resort(

@@ -1,50 +1,16 @@
-"""What is read in which order: requests, each of which gives one or several tiles of a grid.
-
-The stream knows only this face. A reader that decodes whole blocks plans requests of several tiles behind it.
-"""
+"""How the tiles of a slide are best read: one by one through its reader, or block by block from the file."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Iterator, Mapping
 
-import numpy as np
-from numpy.typing import NDArray
-
+from wsi.blocks import BlockPlan
+from wsi.errors import TileReadError
 from wsi.grid import TileGrid
+from wsi.readers.base import BaseSlide
+from wsi.request import Place, ReadPlan, ReadRequest
 from wsi.slide import Slide
 from wsi.tiles import read_tile
-
-Place = Callable[[int], NDArray[np.uint8]]
-"""Give the row of a tile in its grid, get the (S, S, 3) view to write it to. Ask only when the pixels are there."""
-
-
-@dataclass(frozen=True)
-class ReadRequest:
-    """One read: the rows of the grid that it gives."""
-
-    rows: tuple[int, ...]
-
-
-class ReadPlan(Protocol):
-    """How the tiles of one slide are read."""
-
-    most_rows: int
-    """The most tiles that one request gives."""
-
-    scratch_bytes: int
-    """What one request needs in memory while it runs, besides the tiles it gives."""
-
-    def requests(self) -> Iterator[ReadRequest]:
-        """Yield the requests; together they give each row of the grid once."""
-
-    def read(self, request: ReadRequest, place: Place) -> None:
-        """Read the tiles of a request and write each to `place(row)`; called from several threads.
-
-        Raises:
-            SlideError: the tiles that were not placed yet cannot be read.
-        """
 
 
 class TilePlan:
@@ -61,13 +27,17 @@ class TilePlan:
         """Yield one request per tile."""
         return (ReadRequest((row,)) for row in range(len(self._grid)))
 
-    def read(self, request: ReadRequest, place: Place) -> None:
+    def read(self, request: ReadRequest, place: Place) -> Mapping[int, TileReadError]:
         """Read one tile."""
         (row,) = request.rows
         pixels = read_tile(self._slide, self._grid, row)
         place(row)[...] = pixels
+        return {}
 
 
 def read_plan(slide: Slide, grid: TileGrid) -> ReadPlan:
     """Return how the tiles of a grid are best read from a slide."""
-    return TilePlan(slide, grid)
+    native = slide.native if isinstance(slide, BaseSlide) else None
+    if native is None or native.levels[grid.level] is None:
+        return TilePlan(slide, grid)
+    return BlockPlan(native, grid, slide.levels[grid.level].downsample)

@@ -3,7 +3,8 @@
 Threads read (the readers let go of the interpreter's lock while they decode) and write into a ring of slabs that are
 made once. Tiles are delivered in the order in which they are ready and carry their place, so that one late tile holds
 up nobody; batches are filled across slides. At most `batch + depth` tiles are under way or waiting, where the depth is
-L + 3√L from the measured rate λ and latency W (`littles_law`), and memory is a hard cap.
+L + 3√L from the measured rate λ and latency W (`littles_law`), or one request per reader where requests give many
+tiles; and memory is a hard cap.
 """
 
 from __future__ import annotations

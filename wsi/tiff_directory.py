@@ -33,7 +33,7 @@ _TYPES = {
 }  # fmt: skip
 _RATIONAL = {5, 10}
 
-WIDTH, HEIGHT, COMPRESSION, PHOTOMETRIC, DESCRIPTION = 256, 257, 259, 262, 270
+WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, DESCRIPTION = 256, 257, 258, 259, 262, 270
 STRIP_OFFSETS, SAMPLES, ROWS_PER_STRIP, STRIP_COUNTS = 273, 277, 278, 279
 PLANAR, TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_COUNTS = 284, 322, 323, 324, 325
 SUB_DIRECTORIES, JPEG_TABLES, NDPI_FLAG = 330, 347, 65420
@@ -141,6 +141,10 @@ class TiffFile:
     def close(self) -> None:
         """Let go of the file; tags can no longer be read."""
         os.close(self._fd)
+
+    def duplicate(self) -> int:
+        """Return a descriptor of the very same file, for the caller to close."""
+        return os.dup(self._fd)
 
     def __enter__(self) -> Self:
         return self

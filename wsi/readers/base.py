@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 from wsi.errors import TileReadError
 from wsi.mpp import Mpp
 from wsi.slide import Level
+
+if TYPE_CHECKING:
+    from wsi.readers.direct import NativeTiles
 
 WHITE = 255
 
@@ -50,6 +53,8 @@ class BaseSlide(ABC):
         self.mpp_problem = facts.mpp_problem
         self.objective_power = facts.objective_power
         self.bounds = facts.bounds
+        self.native: NativeTiles | None = None
+        """The compressed tiles of the file, where they can be read without `read`."""
 
     @abstractmethod
     def _read(self, x: int, y: int, width: int, height: int, level: int) -> NDArray[np.uint8]:
@@ -81,6 +86,8 @@ class BaseSlide(ABC):
         """Let go of the file; later reads are refused."""
         if not self._closed:
             self._closed = True
+            if self.native is not None:
+                self.native.close()
             self._close()
 
     def __enter__(self) -> Self:
@@ -121,7 +128,7 @@ class FileIdentity:
     changed: int
 
     @classmethod
-    def of(cls, path: Path) -> FileIdentity:
-        """Look at the file now."""
+    def of(cls, path: Path | int) -> FileIdentity:
+        """Look at the file now, at a path or behind a descriptor."""
         stat = os.stat(path)  # noqa: PTH116
         return cls(stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)

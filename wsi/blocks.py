@@ -1,0 +1,211 @@
+"""Super-blocks: neighbouring tiles are read together, so that each compressed tile of the file is decoded once.
+
+A block is as wide as the least common multiple of the tile step and the file's own tiles, or several of these. So no
+compressed tile belongs to two blocks, and no cache and no lock is needed, whatever the number of threads. Where the
+multiple is too large, or tiles overlap, only those at the rim are decoded twice.
+
+"Native" is a tile as it lies in the file. Pixels are those of the level read from, or of that level reduced by `scale`
+where the name says scaled.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi.errors import TileReadError
+from wsi.grid import TileGrid
+from wsi.readers.direct import SCALES, NativeLevel, NativeTiles, spare_memory
+from wsi.request import Place, ReadRequest
+from wsi.resize import resize_area
+
+SIDE = 2048
+"""The longest side of a block, px; twice that where blocks and native tiles do not fit each other."""
+_BYTES = 16 * 2**20
+"""The most that the tiles of one block take."""
+_WHITE = 255
+
+Ints = NDArray[np.int64]
+
+
+class BlockPlan:
+    """One request per super-block, in the order of the file.
+
+    Args:
+        native: the compressed tiles of the slide.
+        grid: what to cut; its level must be one that `native` has.
+        downsample: of that level, (x, y).
+        side: see `SIDE`; the pixels do not depend on it.
+    """
+
+    def __init__(
+        self, native: NativeTiles, grid: TileGrid, downsample: tuple[float, float], *, side: int = SIDE
+    ) -> None:
+        level = native.levels[grid.level]
+        assert level is not None
+        self._native, self._level, self._size = native, level, grid.spec.size
+        self._xy = np.floor(grid.xy / downsample + 0.5).astype(np.int64)  # as geometry.level_from_level0
+        self._read_size = grid.read_size
+        self.scale = _scale(level, self._xy, grid.read_size, grid.spec.size)
+        width, height = (one // self.scale for one in grid.read_size)
+        self._scaled = height, width
+        self._resized = self._scaled != (self._size, self._size)
+        per_block = _tiles_per_block(level, grid, downsample, side, self._scaled)
+        self._order, self._bounds = _blocks(level, grid, self._xy, per_block)
+        self.most_rows = int(np.diff(self._bounds).max(initial=1))
+        self.scratch_bytes = self._most_scratch(per_block, grid, downsample)
+
+    def requests(self) -> Iterator[ReadRequest]:
+        """Yield one request per block that has tiles."""
+        bounds = self._bounds.tolist()
+        return (ReadRequest(tuple(self._order[a:b].tolist())) for a, b in pairwise(bounds))
+
+    def read(self, request: ReadRequest, place: Place) -> Mapping[int, TileReadError]:
+        """Decode each native tile of a block once and copy its parts to where they belong."""
+        cuts, natives, ends, unfilled = self._cuts(np.asarray(request.rows))
+        data = self._native.fetch(self._level, natives)
+        if self._resized:
+            shape = len(request.rows), *self._scaled, 3
+            tiles = list(spare_memory("cut", math.prod(shape)).reshape(shape))
+        else:
+            tiles = [place(row) for row in request.rows]
+        for row in unfilled:
+            tiles[row][...] = _WHITE
+        failed: dict[int, TileReadError] = {}
+        first = 0
+        for native, compressed, end in zip(natives, data, ends, strict=True):
+            try:
+                pixels = self._decode(compressed)
+            except (ValueError, OSError) as error:
+                problem = self._problem(native, error)
+                failed.update((request.rows[cut[0]], problem) for cut in cuts[first:end])
+            else:
+                for row, top, bottom, left, right, down, lower, across, farther in cuts[first:end]:
+                    tiles[row][top:bottom, left:right] = pixels[down:lower, across:farther]
+            first = end
+        if self._resized:
+            for row, pixels in zip(request.rows, tiles, strict=True):
+                if row not in failed:
+                    place(row)[...] = resize_area(pixels, self._size, self._size)
+        return failed
+
+    def _decode(self, compressed: memoryview | OSError) -> NDArray[np.uint8]:
+        if isinstance(compressed, OSError):
+            raise compressed
+        return self._level.decode(compressed, self.scale)
+
+    def _problem(self, native: int, error: Exception) -> TileReadError:
+        level = self._level
+        x, y = native % level.across * level.tile_width, native // level.across * level.tile_height
+        return TileReadError(
+            self._native.name,
+            f"cannot read the file's own tile at ({x}, {y}) of level {level.number} ({str(error) or type(error)})",
+        )
+
+    def _cuts(self, rows: Ints) -> tuple[list[list[int]], list[int], list[int], list[int]]:
+        """Return what is copied where: all index arithmetic of a block at once.
+
+        Returns:
+            Per copy (tile of the request, its top, bottom, left, right, the native tile's top, bottom, left, right),
+            scaled px, native tile after native tile; the native tiles in the order of the file; where the copies of
+            each end; and the tiles that lie in part where there are no pixels.
+        """
+        level, scale = self._level, self.scale
+        xs, ys = self._xy[rows].T
+        columns, left, right = _spans(xs, self._read_size[0], level.tile_width, level.width)
+        lines, top, bottom = _spans(ys, self._read_size[1], level.tile_height, level.height)
+        tile, i, j = np.nonzero((bottom > top)[:, :, None] & (right > left)[:, None, :])
+        native = lines[tile, i] * level.across + columns[tile, j]
+        there = level.counts[native] > 0
+        tile, i, j, native = tile[there], i[there], j[there], native[there]
+        order = np.lexsort((native, level.offsets[native]))
+        tile, i, j, native = tile[order], i[order], j[order], native[order]
+        top, bottom, left, right = top[tile, i], bottom[tile, i], left[tile, j], right[tile, j]
+        y, x = ys[tile], xs[tile]
+        down, across = lines[tile, i] * level.tile_height, columns[tile, j] * level.tile_width
+        edges = [top - y, bottom - y, left - x, right - x, top - down, bottom - down, left - across, right - across]
+        cuts = -(-np.stack(edges, 1) // scale)
+        ends = np.append(np.flatnonzero(native[1:] != native[:-1]) + 1, len(native)) if len(native) else native
+        covered = np.bincount(tile, (bottom - top) * (right - left), len(rows))
+        unfilled = np.flatnonzero(covered < self._read_size[0] * self._read_size[1])
+        return np.column_stack([tile, cuts]).tolist(), native[ends - 1].tolist(), ends.tolist(), unfilled.tolist()
+
+    def _most_scratch(self, per_block: tuple[int, int], grid: TileGrid, downsample: tuple[float, float]) -> int:
+        """Return the bytes of the compressed tiles of one block, of one decoded tile, and of what is resized."""
+        level = self._level
+        natives = math.prod(
+            math.ceil(((n - 1) * stride / d + read) / tile) + 1
+            for n, stride, d, read, tile in zip(
+                per_block,
+                grid.stride_xy,
+                downsample,
+                grid.read_size,
+                (level.tile_width, level.tile_height),
+                strict=True,
+            )
+        )
+        compressed = min(natives * int(level.counts.max(initial=0)), int(level.counts.sum())) + natives * level.room
+        decoded = 3 * level.tile_width * level.tile_height // self.scale**2
+        resized = math.prod(self._scaled) * (3 * self.most_rows + 36) if self._resized else 0
+        return compressed + decoded + resized
+
+
+def _scale(level: NativeLevel, xy: Ints, read_size: tuple[int, int], size: int) -> int:
+    """Return by how much tiles are reduced while they are decoded: the most that is not coarser than asked.
+
+    Native tiles and cuts must fall on whole reduced pixels, and so must the asked pixels unless each takes at least two
+    of them; else pixels would be mixed that no one asked for.
+    """
+    edges = (level.tile_width, level.tile_height, *read_size)
+    for scale in SCALES:
+        fits = all(edge % scale == 0 for edge in edges) and not (xy % scale).any()
+        rest = min(read_size) / (size * scale)
+        if fits and (rest >= 2 or set(read_size) == {size * scale}):
+            return scale
+    return 1
+
+
+def _tiles_per_block(
+    level: NativeLevel, grid: TileGrid, downsample: tuple[float, float], side: int, scaled: tuple[int, int]
+) -> tuple[int, int]:
+    """Return how many tiles a block holds in x and in y."""
+    counts = []
+    for stride0, d, tile in zip(grid.stride_xy, downsample, (level.tile_width, level.tile_height), strict=True):
+        stride = stride0 / d
+        common = math.lcm(round(stride), tile)
+        if stride.is_integer() and common <= side:
+            counts.append(common // round(stride) * (side // common))
+        else:
+            counts.append(max(1, int(2 * side // stride)))
+    per_tile = 3 * max(grid.spec.size**2, math.prod(scaled))
+    while counts[0] * counts[1] * per_tile > _BYTES and max(counts) > 1:
+        counts[counts.index(max(counts))] = -(-max(counts) // 2)
+    return counts[0], counts[1]
+
+
+def _blocks(level: NativeLevel, grid: TileGrid, xy: Ints, per_block: tuple[int, int]) -> tuple[Ints, Ints]:
+    """Return the rows of the grid block after block, and where each block begins and the last ends."""
+    if not len(grid):
+        return np.zeros(0, np.int64), np.zeros(1, np.int64)
+    column, line = (grid.xy // (np.array(grid.stride_xy) * per_block)).T
+    _, block = np.unique(line * (column.max() + 1) + column, return_inverse=True)
+    native = xy // (level.tile_width, level.tile_height)
+    offset = level.offsets[np.minimum(native[:, 1] * level.across + native[:, 0], len(level.offsets) - 1)]
+    begins = np.full(block.max() + 1, np.iinfo(np.int64).max)
+    np.minimum.at(begins, block, offset)
+    order = np.lexsort((np.arange(len(block)), block, begins[block]))
+    changes = np.flatnonzero(np.diff(block[order])) + 1
+    return order, np.concatenate([[0], changes, [len(order)]])
+
+
+def _spans(start: Ints, length: int, tile: int, end: int) -> tuple[Ints, Ints, Ints]:
+    """Return, along one axis, the native tiles that each cut touches and from where to where; empty spans are none."""
+    most = (length - 1) // tile + 2
+    number = start[:, None] // tile + np.arange(most)
+    first = np.maximum(start[:, None], number * tile)
+    last = np.minimum(np.minimum(start[:, None] + length, end), (number + 1) * tile)
+    return number, first, last
