@@ -184,7 +184,7 @@ def slide_facts(work: SlideWork) -> dict[str, Any]:
     if work.stain is not None and work.stain.status != "ok":
         warnings.append(f"stain: {work.stain.status}")
     return {
-        "reader": work.slide.reader,
+        "reader": reader_of(work.slide),
         "width": work.grid.slide_size[0],
         "height": work.grid.slide_size[1],
         "mpp_x": work.grid.mpp.x,
@@ -197,8 +197,13 @@ def slide_facts(work: SlideWork) -> dict[str, Any]:
     }
 
 
+def reader_of(slide: wsi.Slide) -> str:
+    """Return what read the tiles: the slide's library, and `direct` where compressed tiles are taken from the file."""
+    return f"{slide.reader} + direct" if getattr(slide, "native", None) is not None else slide.reader
+
+
 def _more(work: SlideWork) -> dict[str, Any]:
-    more: dict[str, Any] = {"slide_sha256": work.parts["slide"], "reader": work.slide.reader}
+    more: dict[str, Any] = {"slide_sha256": work.parts["slide"], "reader": reader_of(work.slide)}
     if work.stain is not None:
         more["stain_params"] = work.stain.to_json()
     reason = work.grid.reason or work.tissue.reason

@@ -186,3 +186,9 @@ def test_stain_normalization_is_in_the_passport_and_its_parameters_in_the_file(c
     with h5py.File(tmp_path / "job" / TILING / "features_descriptors" / f"{slide.slide_id}.h5") as file:
         assert json.loads(file.attrs["encoder_passport"])["stain"] == "macenko"
         assert json.loads(file.attrs["stain_params"])["method"] == "macenko"
+
+
+def test_slides_csv_says_what_read_the_tiles(finished, cohort):
+    table = {row["slide_id"]: row for row in rows(finished / "slides.csv")}
+    assert all(row["reader"].startswith("openslide 4") and row["reader"].endswith("direct") for row in table.values())
+    assert {row["case_id"] for row in table.values()} == {slide.case_id for slide in cohort.slides}
