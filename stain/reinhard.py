@@ -118,7 +118,7 @@ def shift(lab: Sequence[Array], source: LabStatistics, target: LabStatistics) ->
 
 def lab_from_rgb(xp: Any, rgb: Sequence[Array]) -> list[Array]:
     """Turn sRGB in 0 to 1 (three arrays) into CIELAB, D65, 2° observer (three arrays)."""
-    return lab_from_linear(xp, [xp.where(c > 0.04045, ((c + 0.055) / 1.055) ** 2.4, c / 12.92) for c in rgb])
+    return lab_from_linear(xp, [_decode(xp, channel) for channel in rgb])
 
 
 def lab_from_linear(xp: Any, linear: Sequence[Array]) -> list[Array]:
@@ -140,6 +140,11 @@ def rgb_from_lab(xp: Any, lab: Sequence[Array]) -> list[Array]:
     return [_encode(xp, channel) for channel in linear]
 
 
+def _decode(xp: Any, value: Array) -> Array:
+    """Take the sRGB curve from values in 0 to 1: linear light."""
+    return xp.where(value > 0.04045, ((value + 0.055) / 1.055) ** 2.4, value / 12.92)
+
+
 def _encode(xp: Any, linear: Array) -> Array:
     """Give linear light the sRGB curve, clipped to 0 to 1."""
     light = xp.clip(linear, 0.0, 1.0)
@@ -148,8 +153,8 @@ def _encode(xp: Any, linear: Array) -> Array:
 
 def _linear_table() -> NDArray[np.float64]:
     """Return the linear light of each byte value: (256,) float64."""
-    value = np.arange(256) / 255.0
-    return np.where(value > 0.04045, ((value + 0.055) / 1.055) ** 2.4, value / 12.92)
+    table: NDArray[np.float64] = _decode(np, np.arange(256) / 255.0)
+    return table
 
 
 def _statistics(mean: NDArray[np.float64], sd: NDArray[np.float64], brown: bool) -> LabStatistics:

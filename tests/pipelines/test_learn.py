@@ -172,18 +172,13 @@ def test_a_training_that_cannot_be_done_hides_nothing_of_the_extraction(cohort, 
 def test_three_classes_train_and_predict(job, cohort, tmp_path):
     names = ("high", "low", "mid")
     cases = sorted({s.case_id for s in cohort.slides})
+    side = dict(zip(cases, ("train", "train", "train", "train", "val", "test"), strict=True))
     table = tmp_path / "l.csv"
     table.write_text(
         "slide_id,case_id,grade,split\n"
-        + "".join(
-            f"{s.slide_id},{s.case_id},{names[i % 3]},{('train', 'val', 'test')[cases.index(s.case_id) % 3]}\n"
-            for i, s in enumerate(cohort.slides)
-        )
+        + "".join(f"{s.slide_id},{s.case_id},{names[i % 3]},{side[s.case_id]}\n" for i, s in enumerate(cohort.slides))
     )
     code, said = slidemil("train", job, "-l", table, "--target", "grade", "--name", "grade", "--epochs", 3, "-q")
-    if code == 2:
-        assert "class" in said, said
-        return
     assert code == 0, said
     for row in rows(job / "predictions" / "grade" / "slides.csv"):
         chances = [float(row[f"p_{name}"]) for name in names]
