@@ -43,11 +43,16 @@ class ReaderCount:
     """Climbs while it pays: a step up that gives under 5 % more is taken back, and left alone for a while.
 
     Decoding on all cores looks like slow storage when cores are shared, so the rate decides, not the latency.
+
+    Attributes:
+        count: readers that should run.
+        saturated: whether the last step up gave nothing: more readers get no more out of storage and cores.
     """
 
     def __init__(self, start: int, most: int) -> None:
         self.count = start
-        self._least, self._most = start, most
+        self.saturated = False
+        self._most = most
         self._before: tuple[int, float] | None = None
         self._rest = 0
 
@@ -62,7 +67,8 @@ class ReaderCount:
         if self._before is not None:
             count, old = self._before
             self._before = None
-            if rate < _GAIN * old:
+            self.saturated = rate < _GAIN * old
+            if self.saturated:
                 self.count, self._rest = count, _REST
                 return self.count
         if self._rest:

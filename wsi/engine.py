@@ -24,6 +24,7 @@ from wsi.measure import Meter
 from wsi.plan import read_plan
 from wsi.request import ReadPlan, ReadRequest
 from wsi.slide import Slide
+from wsi.thread_clock import Spent, ThreadClock
 
 _AHEAD = 2
 """Slides that are open and not yet begun, or begun and not yet all asked for."""
@@ -122,7 +123,7 @@ class Engine:
                 self._held = None
                 self._space.notify()
             while not (self._full or self._over() or self._bug or self._stopping):
-                self._ready.wait()
+                self._wait_for_a_slab()
             if self._bug is not None:
                 raise self._bug
             if not self._full:
@@ -136,6 +137,13 @@ class Engine:
             self._meter.waited(began, slab.reserved)
             self._work.notify_all()
             return slab
+
+    def _wait_for_a_slab(self) -> None:
+        no_slide = not (self._queue or self._under_way)
+        began = time.perf_counter()
+        self._ready.wait()
+        if no_slide:
+            self._meter.starved(time.perf_counter() - began)
 
     def measurements(self) -> dict[str, Any]:
         """Return the fields of a StreamRecord."""
@@ -229,6 +237,7 @@ class Engine:
                 self._prepare(grid.spec.size, plan)
             self._queue.append(_Source(ordinal, slide, plan, plan.requests(), len(grid)))
             self._work.notify_all()
+            self._ready.notify_all()  # from now on the consumer waits for reads, no longer for a slide
         return True
 
     def _prepare(self, tile: int, plan: ReadPlan) -> None:
@@ -248,8 +257,12 @@ class Engine:
     # ------------------------------------------------------------------ the readers
 
     def _read_all(self, number: int) -> None:
+        with ThreadClock() as clock:
+            self._read_on(number, clock)
+
+    def _read_on(self, number: int, clock: ThreadClock) -> None:
         while (read := self._begin(number)) is not None:
-            busy = time.thread_time()
+            before = clock.read()
             failed: Mapping[int, TileReadError]
             try:
                 failed = read.source.plan.read(read.request, partial(self._place, read))
@@ -262,7 +275,7 @@ class Engine:
                     self._bug = self._bug or bug
                     self._ready.notify_all()
                 return
-            self._finish(read, failed, time.thread_time() - busy)
+            self._finish(read, failed, clock.read().since(before))
 
     def _begin(self, number: int) -> _Read | None:
         """Take the next request as soon as there is one and room for it; None at the end."""
@@ -332,13 +345,13 @@ class Engine:
                 self._space.wait()
         return self._filling
 
-    def _finish(self, read: _Read, failed: Mapping[int, TileReadError], busy: float) -> None:
+    def _finish(self, read: _Read, failed: Mapping[int, TileReadError], spent: Spent) -> None:
         if failed:
             self._mark_failed(read, failed)
         with self._lock:
             self._under_way -= 1
             tiles = len(read.request.rows)
-            grown = self._meter.had(read.asked, tiles, len(failed), busy)
+            grown = self._meter.had(read.asked, tiles, len(failed), spent)
             for slab, _, _ in read.placed:
                 slab.done += 1
                 if slab.done == self._batch:
@@ -348,8 +361,9 @@ class Engine:
                 self._add_readers()
                 self._work.notify_all()
             if self._over():
-                self._ready.notify_all()
                 self._work.notify_all()
+            if not (self._queue or self._under_way):
+                self._ready.notify_all()  # over, or from now on the consumer waits for a slide
         source = read.source
         with self._lock:
             source.left -= tiles

@@ -13,6 +13,7 @@ import numpy as np
 
 from wsi import littles_law
 from wsi.adapt import ReaderCount, Window
+from wsi.thread_clock import Spent
 
 _WINDOW_SECONDS = 0.25
 _KEPT = 65536
@@ -37,7 +38,8 @@ class Meter:
         self._latencies: list[float] = []
         self._dice = random.Random(0)  # noqa: S311
         self._reads = self._failed = self._tiles = 0
-        self._latency_sum = self._waited = self._first_batch = 0.0
+        self._latency_sum = self._waited = self._starved = self._first_batch = 0.0
+        self._held = self._core = self._queued = 0.0
         self._began = self._last = 0.0
         self._under_way, self._area, self._area_at = 0, 0.0, 0.0
         self._window = _Tally()
@@ -58,14 +60,14 @@ class Meter:
         self._under_way += tiles
         return now
 
-    def had(self, asked: float, tiles: int, failed: int, busy: float) -> bool:
+    def had(self, asked: float, tiles: int, failed: int, spent: Spent) -> bool:
         """Note a request's end; returns whether more readers are wanted than before.
 
         Args:
             asked: what `asked` returned.
             tiles: how many it gave, failed ones included.
             failed: how many of them failed.
-            busy: processor seconds it took.
+            spent: what of it the reader was on a core, or waited for one.
         """
         now = self._count_area()
         self._under_way -= tiles
@@ -73,8 +75,11 @@ class Meter:
         self._reads += tiles
         self._failed += failed
         self._latency_sum += latency * tiles
+        self._held += latency
+        self._core += spent.core
+        self._queued += spent.queued
         self._keep(latency)
-        self._window.add(tiles, latency, busy)
+        self._window.add(tiles, latency, spent.core)
         return self._plan_anew(now)
 
     def waited(self, since: float, tiles: int) -> None:
@@ -89,12 +94,17 @@ class Meter:
         self._count_area()
         self._last = now
 
+    def starved(self, seconds: float) -> None:
+        """Note that the consumer waited so long while no slide was there to be read."""
+        self._starved += seconds
+
     def summary(self) -> dict[str, Any]:
         """Return the fields of a StreamRecord."""
         seconds = max(self._last - self._began, 1e-9)
         plan = self._overall(seconds)
         mean = self._latency_sum / self._reads if self._reads else 0.0
         rate = self._tiles / seconds
+        reads = max(self._reads, 1)
         return {
             "lambda_": rate,
             "W_mean": mean,
@@ -104,6 +114,11 @@ class Meter:
             "depth": self.depth,
             "workers": self.readers,
             "wait": min(1.0, self._waited / seconds),
+            "starved": min(1.0, self._starved / seconds),
+            "service": self._held / reads,
+            "core": self._core / reads,
+            "queued": self._queued / reads,
+            "saturated": self._count.saturated,
             "tiles": self._tiles,
             "failed": self._failed,
             "seconds": seconds,
@@ -117,10 +132,12 @@ class Meter:
         if not self._reads or not self._tiles:
             return None
         appetite = self._tiles / max(seconds - self._waited, 1e-3 * seconds)
-        return self._made(appetite, self._latency_sum / self._reads)
+        return self._made(appetite, self._latency_sum / self._reads, self._held / self._reads)
 
-    def _made(self, appetite: float, latency: float) -> littles_law.Plan:
-        return littles_law.plan(appetite, latency, most_readers=self.readers, most_depth=self._most_depth)
+    def _made(self, appetite: float, latency: float, service: float) -> littles_law.Plan:
+        return littles_law.plan(
+            appetite, latency, service=service, most_readers=self.readers, most_depth=self._most_depth
+        )
 
     def _count_area(self) -> float:
         now = time.perf_counter()
@@ -140,10 +157,10 @@ class Meter:
             return False
         window = tally.close(now)
         self._window = _Tally(now)
-        needed = littles_law.readers_needed(window.appetite, window.latency)
+        needed = littles_law.readers_needed(window.appetite, tally.service)
         before = self.readers
         self.readers = self._count.look(window, needed)
-        self._plan = self._made(window.appetite, window.latency)
+        self._plan = self._made(window.appetite, window.latency, tally.service)
         self.depth = self._plan.depth
         return self.readers > before
 
@@ -161,6 +178,11 @@ class _Tally:
         self._latency += latency * tiles
         self._wall += latency
         self._busy += busy
+
+    @property
+    def service(self) -> float:
+        """Seconds that one tile keeps one reader: a request may give many."""
+        return self._wall / self.reads
 
     def close(self, now: float) -> Window:
         return Window(

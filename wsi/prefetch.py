@@ -61,6 +61,11 @@ class StreamRecord:
         depth: tiles that may be under way or wait, besides the batch that is being filled.
         workers: reading threads.
         wait: share of the time that the consumer waited.
+        starved: share of the time that it waited while no slide was there to be read.
+        service: seconds that one tile kept one reader; below W where a request gives many tiles.
+        core: of these, seconds on a core.
+        queued: of these, seconds ready to run while others held the cores; 0 where the system does not tell.
+        saturated: whether more readers were tried and gave no more.
         tiles: tiles handed over.
         failed: of these, tiles that could not be read.
         seconds: from the first request to the last batch.
@@ -77,6 +82,11 @@ class StreamRecord:
     depth: int
     workers: int
     wait: float
+    starved: float
+    service: float
+    core: float
+    queued: float
+    saturated: bool
     tiles: int
     failed: int
     seconds: float

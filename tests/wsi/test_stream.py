@@ -481,3 +481,54 @@ def test_real_slides_of_three_readers_in_one_stream():
         assert np.array_equal(pixels, wsi.read_tile(*sources[n], i))
     for slide in slides:
         slide.close()
+
+
+def test_waiting_for_a_slide_is_told_from_waiting_for_reads():
+    """The second slide comes 0.4 s late; the reads of the first take 0.2 s more than the consumer."""
+
+    def slow(*box):
+        time.sleep(0.02)
+
+    def sources():
+        yield source(0, width=300, height=300, on_read=slow)
+        time.sleep(1.0)
+        yield source(1, width=300, height=300)
+
+    per_slide = len(source(0, width=300, height=300)[1])
+    with wsi.stream(sources(), batch_size=4, workers=1) as stream:
+        within_limit(lambda: collect(stream))
+    record = stream.record()
+    waited_for_reads = per_slide * 0.02
+    assert record.starved * record.seconds == pytest.approx(1.0 - waited_for_reads, abs=0.15)
+    assert record.wait * record.seconds == pytest.approx(1.0, abs=0.15)
+
+
+def test_a_reader_that_sleeps_is_told_from_one_that_computes():
+    def sleep(*box):
+        time.sleep(0.01)
+
+    def compute(*box):
+        ends = time.thread_time() + 0.01
+        while time.thread_time() < ends:
+            pass
+
+    for work, core in ((sleep, 0.0), (compute, 0.01)):
+        with wsi.stream([source(width=500, height=500, on_read=work)], batch_size=8, workers=1) as stream:
+            within_limit(lambda s=stream: collect(s))
+        record = stream.record()
+        assert record.core == pytest.approx(core, abs=0.003)
+        assert record.service >= 0.01
+        assert record.service == pytest.approx(record.W_mean, rel=0.1)  # one tile per read here
+
+
+def test_a_block_of_tiles_keeps_its_reader_once(tmp_path):
+    """Reads of many tiles: each tile's share of the reader is the read's time over its tiles."""
+    from _slides import smooth_picture, write_aperio
+
+    slide = wsi.open_slide(write_aperio(tmp_path / "a.svs", smooth_picture(2048, 1536), mpp=0.25))
+    grid = wsi.tile_grid(slide, None, wsi.TileSpec(64, 0.5))
+    with slide, wsi.stream([(slide, grid)], batch_size=16, workers=1) as stream:
+        within_limit(lambda: collect(stream))
+    record = stream.record()
+    assert record.service < record.W_mean / 8
+    assert record.service * len(grid) <= 1.05 * record.seconds

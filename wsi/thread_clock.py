@@ -1,0 +1,60 @@
+"""Where the time of one thread goes: on a core, waiting for a core, or asleep (storage, locks)."""
+
+from __future__ import annotations
+
+import os
+import time
+from types import TracebackType
+from typing import NamedTuple, Self
+
+
+class Spent(NamedTuple):
+    """Seconds of a thread.
+
+    Attributes:
+        core: on a core.
+        queued: ready to run, while others held the cores; 0 where the system does not tell.
+    """
+
+    core: float
+    queued: float
+
+    def since(self, before: Spent) -> Spent:
+        """Return what was spent after `before`."""
+        return Spent(self.core - before.core, self.queued - before.queued)
+
+
+class ThreadClock:
+    """Reads the clocks of the thread that made it, in about 2 µs; close it, or use it in a `with`."""
+
+    def __init__(self) -> None:
+        try:
+            self._file = os.open("/proc/thread-self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            self._file = -1
+
+    def read(self) -> Spent:
+        """Return what the thread has spent since it began."""
+        return Spent(time.thread_time(), self._queued())
+
+    def close(self) -> None:
+        """Let go of the clock; it then tells no more than core seconds."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _queued(self) -> float:
+        if self._file < 0:
+            return 0.0
+        try:
+            return int(os.pread(self._file, 64, 0).split()[1]) * 1e-9
+        except (OSError, ValueError, IndexError):
+            return 0.0
