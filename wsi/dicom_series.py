@@ -1,32 +1,26 @@
-"""Which DICOM files belong to one slide: in DICOM a slide is a series of files, one per level."""
+"""Which DICOM files belong to one slide: in DICOM a slide is a series of files, one or several per level."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-_PREAMBLE = 128
-
-
-def is_dicom(path: Path) -> bool:
-    """Tell whether a file begins as DICOM files do: a preamble of 128 bytes, then `DICM`."""
-    try:
-        with path.open("rb") as file:
-            return file.read(_PREAMBLE + 4)[_PREAMBLE:] == b"DICM"
-    except OSError:
-        return False
+from wsi.dicom_header import read_dicom_header
 
 
 def series_uid(path: Path) -> str | None:
     """Return the SeriesInstanceUID of a DICOM slide file.
 
-    None for any other file, and for DICOM that OpenSlide does not take for a slide: such a file stands alone.
+    None for any other file, and for DICOM that is no whole-slide image as the standard has it: such a file stands
+    alone.
     """
-    if not is_dicom(path):
-        return None
-    import openslide
+    header = read_dicom_header(path)
+    return header.series if header is not None and header.is_slide else None
 
-    try:
-        with openslide.OpenSlide(str(path)) as slide:
-            return slide.properties.get("dicom.SeriesInstanceUID")
-    except openslide.OpenSlideError:
-        return None
+
+def series_files(path: Path) -> tuple[Path, ...]:
+    """Return the files beside a DICOM slide file that are of its series, itself among them, by name."""
+    uid = series_uid(path)
+    if uid is None:
+        return (path,)
+    beside = (file for file in path.parent.iterdir() if file.is_file())
+    return tuple(sorted(file for file in beside if series_uid(file) == uid))

@@ -7,6 +7,8 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
+from wsi.dicom_header import PHOTOMETRIC as DICOM_PHOTOMETRIC
+from wsi.dicom_header import read_dicom_header
 from wsi.errors import NotBrightfieldError, SlideError, TileReadError, UnreadableSlideError, printable
 from wsi.jpeg_header import read_header
 from wsi.readers.base import BaseSlide
@@ -29,7 +31,8 @@ def open_slide(path: str | Path, *, slide_mpp: float | None = None, manifest_mpp
     """Open a slide with the reader that can read it, chosen by the file's content.
 
     OpenSlide serves what it fully supports. OME-TIFF, whose levels it does not see, and TIFF that it refuses (untiled,
-    other compressions) are read with tifffile. A TIFF's directories are checked before any pixel is asked for.
+    other compressions) are read with tifffile; DICOM that it refuses or would show in wrong colours with wsidicom. A
+    TIFF's directories are checked before any pixel is asked for.
 
     Args:
         path: the file. Only regular files are opened.
@@ -120,6 +123,8 @@ def _readers(path: Path, head: bytes) -> list[Open]:
         return _tiff_readers(path)
     from wsi.readers.openslide import OpenSlideSlide
 
+    if _is_dicom(head):
+        return _dicom_readers(path)
     data = path.with_suffix("")
     if path.suffix.lower() == ".mrxs" and not data.is_dir():
         mend = f"Put the folder {data.name} beside it."
@@ -130,6 +135,25 @@ def _readers(path: Path, head: bytes) -> list[Open]:
     if what is not None and path.suffix.lower() != ".mrxs":  # a MIRAX slide is a small JPEG beside its folder
         raise UnreadableSlideError(path.name, f"this is {what}, not a slide", _COPY)
     return [OpenSlideSlide]
+
+
+def _is_dicom(head: bytes) -> bool:
+    return head[128:132] == b"DICM"
+
+
+def _dicom_readers(path: Path) -> list[Open]:
+    from wsi.readers.dicom import DicomSlide, several_paths
+    from wsi.readers.openslide import OpenSlideSlide
+
+    header = read_dicom_header(path)
+    if header is None or not header.is_slide:
+        return [OpenSlideSlide]  # it says best what is wrong
+    if header.optical_paths > 1:
+        raise several_paths(path.name, header.optical_paths)
+    stream = read_header(header.frame).colour
+    if stream is not None and (stream == "rgb") != (header.text.get(DICOM_PHOTOMETRIC) == "RGB"):
+        return [DicomSlide]  # OpenSlide believes the tag; the decoder needs what the stream says
+    return [OpenSlideSlide, DicomSlide]
 
 
 def _tiff_readers(path: Path) -> list[Open]:
@@ -204,11 +228,11 @@ def _probe(slide: Slide) -> None:
 
 
 def _no_reader(path: Path, head: bytes, failures: list[SlideError]) -> UnreadableSlideError:
-    dicom = head[128:132] == b"DICM"
+    dicom = _is_dicom(head)
     kind = "a TIFF" if head.startswith(_TIFF) else "a DICOM file" if dicom else "a file of unknown kind"
     whats = dict.fromkeys(printable(f.what.replace(str(path), path.name), limit=130) for f in failures)
     again = "Copy it again, or write it anew as a standard DICOM slide." if dicom else _COPY
-    mends = [again] if dicom else [f.mend for f in failures if f.mend] or [again]
+    mends = [f.mend for f in failures if f.mend] or [again]
     error = UnreadableSlideError(path.name, f"{kind} that no reader takes: {'; '.join(whats)}", mends[0])
     error.__cause__ = failures[0] if failures else None
     return error
@@ -232,7 +256,7 @@ def _kind_of(head: bytes) -> str | None:
     if head[:512].lstrip().lower().startswith((b"<!doctype html", b"<html")):
         return "a web page"
     if not any(head):
-        return "a file that begins with zeros" if head[128:132] != b"DICM" else None
+        return "a file that begins with zeros"
     return None
 
 
@@ -259,4 +283,4 @@ def is_slide_file(path: str | Path) -> bool:
             head = file.read(65536)
     except OSError:
         return bool(suffix)
-    return bool(suffix) or head.startswith(_TIFF) or head[128:132] == b"DICM"
+    return bool(suffix) or head.startswith(_TIFF) or _is_dicom(head)

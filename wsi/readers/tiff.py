@@ -9,7 +9,6 @@ import logging
 import os
 import re
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +21,10 @@ from numpy.typing import NDArray
 
 from wsi import mpp as pixel_size
 from wsi.errors import NotBrightfieldError, SlideError, UnreadableSlideError
-from wsi.geometry import downsample_of, level_from_level0
+from wsi.geometry import downsample_of
 from wsi.jpeg_header import read_header
-from wsi.readers.base import WHITE, BaseSlide, Facts, on_white
+from wsi.readers.base import Facts, on_white
+from wsi.readers.mosaic import MosaicSlide
 from wsi.slide import Level
 from wsi.tiff_directory import MOST_TILE_PIXELS
 
@@ -32,11 +32,10 @@ from wsi.tiff_directory import MOST_TILE_PIXELS
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 _JPEG, _RGB, _PALETTE, _YCBCR = 7, 2, 3, 6
-_CACHE_BYTES = 64 * 2**20
 _RETILE = "Convert it to a tiled pyramid, e.g. `vips tiffsave IN OUT --tile --pyramid --compression jpeg`."
 
 
-class TiffSlide(BaseSlide):
+class TiffSlide(MosaicSlide):
     """A TIFF that tifffile reads.
 
     Raises:
@@ -65,50 +64,30 @@ class TiffSlide(BaseSlide):
                 vendor=vendor,
                 mpp=value,
                 mpp_problem=problem,
-            )
+            ),
+            tuple((p.tile_width, p.tile_height) for p in self._planes),
         )
         self._fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-        self._cache = _Cache(_CACHE_BYTES)
         self._lock = threading.Lock()
         self._reading = 0
 
     def _read(self, x: int, y: int, width: int, height: int, level: int) -> NDArray[np.uint8]:
-        plane = self._planes[level]
-        dx, dy = self.levels[level].downsample
-        left, top = level_from_level0(x, dx), level_from_level0(y, dy)
-        out = np.full((height, width, 3), WHITE, np.uint8)
         with self._lock:
             self._reading += 1
         try:
-            self._paint(out, plane, left, top, level)
+            return super()._read(x, y, width, height, level)
         finally:
             with self._lock:
                 self._reading -= 1
             self._close_file()
-        return out
 
-    def _paint(self, out: NDArray[np.uint8], plane: _Plane, left: int, top: int, level: int) -> None:
-        height, width = out.shape[:2]
-        right, bottom = min(left + width, plane.width), min(top + height, plane.height)
-        for row in range(max(top, 0) // plane.tile_height, -(-bottom // plane.tile_height)):
-            for column in range(max(left, 0) // plane.tile_width, -(-right // plane.tile_width)):
-                x0, y0 = column * plane.tile_width, row * plane.tile_height
-                tile = self._tile(level, plane, row * plane.across + column)
-                a, b = max(left, x0), max(top, y0)
-                c, d = min(right, x0 + plane.tile_width), min(bottom, y0 + plane.tile_height)
-                if tile is not None and c > a and d > b:
-                    out[b - top : d - top, a - left : c - left] = tile[b - y0 : d - y0, a - x0 : c - x0]
-
-    def _tile(self, level: int, plane: _Plane, index: int) -> NDArray[np.uint8] | None:
-        key = level, index
-        tile = self._cache.get(key)
-        if tile is None:
-            parts = [self._bytes(plane, index + p * plane.pieces) for p in range(plane.separate)]
-            if all(part is None for part in parts):
-                return None  # left out by the scanner: glass
-            tile = plane.decode(parts, index)
-            self._cache.put(key, tile)
-        return tile
+    def _load(self, level: int, column: int, row: int) -> NDArray[np.uint8] | None:
+        plane = self._planes[level]
+        index = row * plane.across + column
+        parts = [self._bytes(plane, index + p * plane.pieces) for p in range(plane.separate)]
+        if all(part is None for part in parts):
+            return None  # left out by the scanner: glass
+        return plane.decode(parts, index)
 
     def _bytes(self, plane: _Plane, index: int) -> bytes | None:
         offset, count = plane.offsets[index], plane.counts[index]
@@ -127,31 +106,6 @@ class TiffSlide(BaseSlide):
             if self._closed and not self._reading and self._fd >= 0:
                 os.close(self._fd)
                 self._fd = -1
-
-
-class _Cache:
-    """The tiles decoded last, by bytes."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit, self._used = limit, 0
-        self._tiles: OrderedDict[tuple[int, int], NDArray[np.uint8]] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, key: tuple[int, int]) -> NDArray[np.uint8] | None:
-        with self._lock:
-            tile = self._tiles.get(key)
-            if tile is not None:
-                self._tiles.move_to_end(key)
-            return tile
-
-    def put(self, key: tuple[int, int], tile: NDArray[np.uint8]) -> None:
-        with self._lock:
-            if key in self._tiles:
-                return
-            self._tiles[key] = tile
-            self._used += tile.nbytes
-            while self._used > self._limit and len(self._tiles) > 1:
-                self._used -= self._tiles.popitem(last=False)[1].nbytes
 
 
 @dataclass(frozen=True)
@@ -239,7 +193,7 @@ def _decoder(
         raise UnreadableSlideError(name, f"its colours are stored as {kind} with {samples} channels", _RETILE)
     if jpeg and page.planarconfig == 1 and samples == 3 and dtype == np.uint8:
         tables, named = page.jpegtables, "ycbcr" if photometric == _YCBCR else "rgb"
-        return lambda parts, _: _decode_jpeg(parts[0] or b"", tables, named, tile_height, tile_width)
+        return lambda parts, _: decode_jpeg(parts[0] or b"", tables, named, tile_height, tile_width)
     premultiplied = 1 in tuple(int(e) for e in page.extrasamples)
     return lambda parts, index: _to_rgb(_raw(page, parts, index), premultiplied)
 
@@ -264,7 +218,7 @@ def _to_rgb(pixels: NDArray[Any], premultiplied: bool) -> NDArray[np.uint8]:
     return on_white(pixels, premultiplied=premultiplied) if pixels.shape[-1] == 4 else pixels
 
 
-def _decode_jpeg(
+def decode_jpeg(
     data: bytes, tables: bytes | None, tag_colour: str, tile_height: int, tile_width: int
 ) -> NDArray[np.uint8]:
     """Decode a JPEG tile; the stream's own markers decide on the colours, the TIFF tag where they are silent."""
