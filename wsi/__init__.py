@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from wsi.mpp import Mpp
     from wsi.opening import is_slide_file, open_slide
     from wsi.prefetch import StreamRecord, TileBatch, TileStream, stream
+    from wsi.quality import Quality, QualitySettings, check_quality
     from wsi.readers.memory import MemorySlide
     from wsi.slide import Level, Slide
     from wsi.tiles import read_tile
@@ -46,6 +47,7 @@ _HOME = {
     ),
     "grid": ("TileGrid", "TileSpec", "tile_grid"),
     "prefetch": ("StreamRecord", "TileBatch", "TileStream", "stream"),
+    "quality": ("Quality", "QualitySettings", "check_quality"),
     "readers.memory": ("MemorySlide",),
     "opening": ("is_slide_file", "open_slide"),
     "mpp": ("Mpp",),
@@ -64,6 +66,8 @@ __all__ = [
     "Mpp",
     "MppError",
     "NotBrightfieldError",
+    "Quality",
+    "QualitySettings",
     "Slide",
     "SlideError",
     "StreamRecord",
@@ -77,6 +81,7 @@ __all__ = [
     "TooCoarseError",
     "UnreadableSlideError",
     "available_cores",
+    "check_quality",
     "files_of",
     "find_tissue",
     "is_slide_file",

@@ -1,0 +1,135 @@
+"""Folds, bubbles and the edge of the coverslip on a small picture of a slide, by what they do to light.
+
+A fold is tissue laid double: every channel's optical density doubles and the hue stays. Air and the edge of glass have
+stains of no colour; they show as thin dark lines, closed around a bubble, long along an edge.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+Mask = NDArray[np.bool_]
+Picture = NDArray[np.float32]
+
+_FOLD_UM = (16.0, 120.0, 250.0)
+"""Folds: half the least width, half the largest, the least length."""
+_DOUBLE, _NEARLY = 1.5, 1.25
+"""Density over that of the tissue on both sides, at the core of a fold and at its rim."""
+_DARK = 1.5
+"""Density of a fold over that of the slide's median tissue."""
+_SOLID = 0.35
+"""Optical density, sum of the channels, of tissue that can lie double: strands in fat have none beside them."""
+_LINE_UM = 48.0
+"""The widest line that counts as thin."""
+_LINE, _LINE_RIM = 0.25, 0.12
+"""Optical density by which a line is darker than both its sides, in the channel that rises least."""
+_BUBBLE_UM, _EDGE_UM = 150.0, 2000.0
+"""Least diameter of a bubble, least length of an edge."""
+
+
+def folds(density: Picture, mask: Mask, mpp: float) -> Mask:
+    """Return where tissue lies double.
+
+    Args:
+        density: optical density (h, w, 3), blurred so that single cells do not stand out.
+        mask: (h, w), the tissue.
+        mpp: µm per px.
+
+    Source: folds are darker and more saturated at once: Bautista and Yagi, J Pathol Inform 1 (2010); Kothari et al.,
+    J Pathol Inform 4 (2013) take saturation minus intensity against the slide's own tissue. In optical density this is
+    a plain sum: the density of one layer and of another. What lies on both sides tells the one, the rest must be
+    tissue of the same stains, and longer than wide.
+    """
+    if not mask.any():
+        return np.zeros_like(mask)
+    total = density.sum(-1)
+    beside = _beside(density, round(_FOLD_UM[1] / mpp))
+    base = beside.sum(-1)
+    rise = total / np.maximum(base, 1e-3)
+    alike = _alike(density - beside, beside)
+    able = mask & (base > _SOLID) & alike & (total > _DARK * float(np.median(total[mask])))
+    core = _open(able & (rise > _DOUBLE), max(1, round(_FOLD_UM[0] / mpp)))
+    found = ndimage.binary_propagation(core, mask=able & (rise > _NEARLY))
+    return _long(np.asarray(found), mpp)
+
+
+def _beside(density: Picture, radius: int) -> Picture:
+    """Return what of the density goes on to both sides of anything narrower than twice `radius`, (h, w, 3)."""
+    size = 2 * max(1, radius) + 1
+    return np.stack([ndimage.grey_opening(density[..., c], size=(size, size)) for c in range(3)], -1)
+
+
+def _alike(one: Picture, other: Picture) -> Mask:
+    """Return where two densities have the same stains in about the same mixture."""
+    shares = [part / np.maximum(part.sum(-1, keepdims=True), 1e-3) for part in (one, other)]
+    return np.asarray(np.abs(shares[0] - shares[1]).max(-1) < 0.08)
+
+
+def _long(found: Mask, mpp: float) -> Mask:
+    """Keep pieces that are long and not wide; gaps inside them count as theirs."""
+    gap = max(1, round(_FOLD_UM[0] / mpp))
+    whole = ndimage.binary_closing(np.pad(found, gap + 1), np.ones((3, 3)), iterations=gap)
+    labels, count = ndimage.label(whole[gap + 1 : -gap - 1, gap + 1 : -gap - 1], np.ones((3, 3)))
+    inner = ndimage.distance_transform_edt(whole)[gap + 1 : -gap - 1, gap + 1 : -gap - 1]
+    half = np.asarray(ndimage.maximum(inner, labels, np.arange(count + 1)))
+    length = np.bincount(labels.ravel(), minlength=count + 1) / np.maximum(2 * half, 1)
+    keep = (half * mpp < _FOLD_UM[1]) & (length * mpp > _FOLD_UM[2]) & (length > 5 * half)
+    keep[0] = False
+    return np.asarray(keep[labels] & found)
+
+
+def bubbles_and_edges(density: Picture, mpp: float) -> tuple[Mask, Mask]:
+    """Return where air bubbles are, filled, and where the edge of the coverslip runs.
+
+    Args:
+        density: optical density (h, w, 3), not blurred.
+        mpp: µm per px.
+
+    Source: own; the dark outline is total reflection where glass or mountant ends.
+    """
+    line = thin_lines(density, mpp)
+    labels, _ = ndimage.label(line, np.ones((3, 3)))
+    bubbles, edges = np.zeros(line.shape, bool), np.zeros(line.shape, bool)
+    for number, window in enumerate(ndimage.find_objects(labels), start=1):
+        extent = max(part.stop - part.start for part in window) * mpp
+        if extent < _BUBBLE_UM:
+            continue
+        piece = labels[window] == number
+        filled = ndimage.binary_fill_holes(piece)
+        if _is_round(piece, filled):
+            bubbles[window] |= filled
+        elif extent > _EDGE_UM and _is_long(piece):
+            edges[window] |= piece
+    return bubbles, edges
+
+
+def thin_lines(density: Picture, mpp: float) -> Mask:
+    """Return thin lines that are darker than both sides in every channel, (h, w) bool."""
+    size = 2 * max(1, round(_LINE_UM / 2 / mpp)) + 1
+    least = density.min(-1)
+    above = least - ndimage.grey_opening(least, size=(size, size))
+    core, rim = above > _LINE, above > _LINE_RIM
+    rim = ndimage.binary_closing(rim, np.ones((3, 3)))
+    return np.asarray(ndimage.binary_propagation(core & rim, mask=rim, structure=np.ones((3, 3))))
+
+
+def _is_round(piece: Mask, filled: Mask) -> bool:
+    """Tell whether a line goes round something that is about a disc and mostly not the line itself."""
+    area = int(filled.sum())
+    height, width = filled.shape
+    box = height * width
+    return bool(area > 2 * piece.sum() and area > 0.65 * box and 0.5 < height / width < 2)
+
+
+def _is_long(piece: Mask) -> bool:
+    """Tell whether a line goes one way: its pixels lie along their main axis."""
+    y, x = np.nonzero(piece)
+    spread = np.linalg.eigvalsh(np.cov(np.stack([y, x]).astype(float)))
+    return bool(spread[1] > 60 * max(spread[0], 0.25))
+
+
+def _open(mask: Mask, iterations: int) -> Mask:
+    seeds = ndimage.binary_erosion(mask, iterations=iterations, border_value=1)
+    return np.asarray(ndimage.binary_propagation(seeds, mask=mask))
