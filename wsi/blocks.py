@@ -4,19 +4,20 @@ A block is as wide as the least common multiple of the tile step and the file's 
 compressed tile belongs to two blocks, and no cache and no lock is needed, whatever the number of threads. Where the
 multiple is too large, or tiles overlap, only those at the rim are decoded twice.
 
-"Native" is a tile as it lies in the file. Pixels are those of the level read from, or of that level reduced by `scale`
-where the name says scaled.
+Words as in `wsi.cuts`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi.cuts import NUMBERS, Cuts, Cutter, Ints
 from wsi.errors import TileReadError
 from wsi.grid import TileGrid
 from wsi.readers.direct import SCALES, NativeLevel, NativeTiles, spare_memory
@@ -29,7 +30,15 @@ _BYTES = 16 * 2**20
 """The most that the tiles of one block take."""
 _WHITE = 255
 
-Ints = NDArray[np.int64]
+_TOGETHER = 16
+"""Blocks whose index arithmetic is done at once."""
+
+
+@dataclass(frozen=True)
+class _BlockRequest(ReadRequest):
+    """One block, and what is cut where."""
+
+    cuts: Cuts
 
 
 class BlockPlan:
@@ -55,48 +64,64 @@ class BlockPlan:
         self._scaled = height, width
         self._resized = self._scaled != (self._size, self._size)
         per_block = _tiles_per_block(level, grid, downsample, side, self._scaled)
+        self._cutter = Cutter(level, grid.read_size, self.scale)
         self._order, self._bounds = _blocks(level, grid, self._xy, per_block)
         self.most_rows = int(np.diff(self._bounds).max(initial=1))
         self.scratch_bytes = self._most_scratch(per_block, grid, downsample)
 
     def requests(self) -> Iterator[ReadRequest]:
-        """Yield one request per block that has tiles."""
-        bounds = self._bounds.tolist()
-        return (ReadRequest(tuple(self._order[a:b].tolist())) for a, b in pairwise(bounds))
+        """Yield one request per block that has tiles; what is cut where is worked out for several at once."""
+        for first in range(0, len(self._bounds) - 1, _TOGETHER):
+            bounds = self._bounds[first : first + _TOGETHER + 1]
+            rows = self._order[bounds[0] : bounds[-1]]
+            places = (bounds - bounds[0]).tolist()
+            listed = rows.tolist()
+            for cuts, (a, b) in zip(self._cutter.blocks(self._xy[rows], places), pairwise(places), strict=True):
+                yield _BlockRequest(tuple(listed[a:b]), cuts)
 
     def read(self, request: ReadRequest, place: Place) -> Mapping[int, TileReadError]:
         """Decode each native tile of a block once and copy its parts to where they belong."""
-        cuts, natives, ends, unfilled = self._cuts(np.asarray(request.rows))
-        data = self._native.fetch(self._level, natives)
+        rows = request.rows
+        if isinstance(request, _BlockRequest):
+            cuts = request.cuts
+        else:  # it came from elsewhere
+            (cuts,) = self._cutter.blocks(self._xy[list(rows)], [0, len(rows)])
+        data = self._native.fetch(self._level, cuts.natives)
         if self._resized:
-            shape = len(request.rows), *self._scaled, 3
+            shape = len(rows), *self._scaled, 3
             tiles = list(spare_memory("cut", math.prod(shape)).reshape(shape))
         else:
-            tiles = [place(row) for row in request.rows]
-        for row in unfilled:
-            tiles[row][...] = _WHITE
-        failed: dict[int, TileReadError] = {}
-        first = 0
-        for native, compressed, end in zip(natives, data, ends, strict=True):
-            try:
-                pixels = self._decode(compressed)
-            except (ValueError, OSError) as error:
-                problem = self._problem(native, error)
-                failed.update((request.rows[cut[0]], problem) for cut in cuts[first:end])
-            else:
-                for row, top, bottom, left, right, down, lower, across, farther in cuts[first:end]:
-                    tiles[row][top:bottom, left:right] = pixels[down:lower, across:farther]
-            first = end
+            tiles = [place(row) for row in rows]
+        for tile in cuts.unfilled:
+            tiles[tile][...] = _WHITE
+        failed = {rows[tile]: problem for tile, problem in self._fill(tiles, cuts, data).items()}
         if self._resized:
-            for row, pixels in zip(request.rows, tiles, strict=True):
+            for row, pixels in zip(rows, tiles, strict=True):
                 if row not in failed:
                     place(row)[...] = resize_area(pixels, self._size, self._size)
         return failed
 
-    def _decode(self, compressed: memoryview | OSError) -> NDArray[np.uint8]:
-        if isinstance(compressed, OSError):
-            raise compressed
-        return self._level.decode(compressed, self.scale)
+    def _fill(
+        self, tiles: list[NDArray[np.uint8]], cuts: Cuts, data: list[memoryview | OSError]
+    ) -> dict[int, TileReadError]:
+        """Decode native tile after native tile into the tiles of a block; return those that lack one, and why."""
+        failed: dict[int, TileReadError] = {}
+        decode, scale, copies = self._level.decode, self.scale, cuts.copies
+        begin = 0
+        for number, (compressed, end, whole) in enumerate(zip(data, cuts.ends, cuts.whole, strict=True)):
+            try:
+                if isinstance(compressed, OSError):
+                    raise compressed
+                pixels = decode(compressed, scale, tiles[whole] if whole >= 0 else None)
+            except (ValueError, OSError) as error:
+                problem = self._problem(int(cuts.natives[number]), error)
+                failed.update(dict.fromkeys(copies[begin:end:NUMBERS], problem))
+            else:
+                for at in range(begin, end, NUMBERS) if whole < 0 else ():
+                    tile, top, bottom, left, right, down, lower, across, farther = copies[at : at + NUMBERS]
+                    tiles[tile][top:bottom, left:right] = pixels[down:lower, across:farther]
+            begin = end
+        return failed
 
     def _problem(self, native: int, error: Exception) -> TileReadError:
         level = self._level
@@ -105,34 +130,6 @@ class BlockPlan:
             self._native.name,
             f"cannot read the file's own tile at ({x}, {y}) of level {level.number} ({str(error) or type(error)})",
         )
-
-    def _cuts(self, rows: Ints) -> tuple[list[list[int]], list[int], list[int], list[int]]:
-        """Return what is copied where: all index arithmetic of a block at once.
-
-        Returns:
-            Per copy (tile of the request, its top, bottom, left, right, the native tile's top, bottom, left, right),
-            scaled px, native tile after native tile; the native tiles in the order of the file; where the copies of
-            each end; and the tiles that lie in part where there are no pixels.
-        """
-        level, scale = self._level, self.scale
-        xs, ys = self._xy[rows].T
-        columns, left, right = _spans(xs, self._read_size[0], level.tile_width, level.width)
-        lines, top, bottom = _spans(ys, self._read_size[1], level.tile_height, level.height)
-        tile, i, j = np.nonzero((bottom > top)[:, :, None] & (right > left)[:, None, :])
-        native = lines[tile, i] * level.across + columns[tile, j]
-        there = level.counts[native] > 0
-        tile, i, j, native = tile[there], i[there], j[there], native[there]
-        order = np.lexsort((native, level.offsets[native]))
-        tile, i, j, native = tile[order], i[order], j[order], native[order]
-        top, bottom, left, right = top[tile, i], bottom[tile, i], left[tile, j], right[tile, j]
-        y, x = ys[tile], xs[tile]
-        down, across = lines[tile, i] * level.tile_height, columns[tile, j] * level.tile_width
-        edges = [top - y, bottom - y, left - x, right - x, top - down, bottom - down, left - across, right - across]
-        cuts = -(-np.stack(edges, 1) // scale)
-        ends = np.append(np.flatnonzero(native[1:] != native[:-1]) + 1, len(native)) if len(native) else native
-        covered = np.bincount(tile, (bottom - top) * (right - left), len(rows))
-        unfilled = np.flatnonzero(covered < self._read_size[0] * self._read_size[1])
-        return np.column_stack([tile, cuts]).tolist(), native[ends - 1].tolist(), ends.tolist(), unfilled.tolist()
 
     def _most_scratch(self, per_block: tuple[int, int], grid: TileGrid, downsample: tuple[float, float]) -> int:
         """Return the bytes of the compressed tiles of one block, of one decoded tile, and of what is resized."""
@@ -200,12 +197,3 @@ def _blocks(level: NativeLevel, grid: TileGrid, xy: Ints, per_block: tuple[int, 
     order = np.lexsort((np.arange(len(block)), block, begins[block]))
     changes = np.flatnonzero(np.diff(block[order])) + 1
     return order, np.concatenate([[0], changes, [len(order)]])
-
-
-def _spans(start: Ints, length: int, tile: int, end: int) -> tuple[Ints, Ints, Ints]:
-    """Return, along one axis, the native tiles that each cut touches and from where to where; empty spans are none."""
-    most = (length - 1) // tile + 2
-    number = start[:, None] // tile + np.arange(most)
-    first = np.maximum(start[:, None], number * tile)
-    last = np.minimum(np.minimum(start[:, None] + length, end), (number + 1) * tile)
-    return number, first, last

@@ -87,9 +87,9 @@ def test_each_native_tile_is_decoded_once(slide, size, mpp, monkeypatch):
     decoded = Counter()
     decode = NativeLevel.decode
 
-    def counted(self, data, scale=1):
+    def counted(self, data, scale=1, into=None):
         decoded[bytes(data[self.room :])] += 1
-        return decode(self, data, scale)
+        return decode(self, data, scale, into)
 
     monkeypatch.setattr(NativeLevel, "decode", counted)
     grid = thinned(wsi.tile_grid(slide, None, wsi.TileSpec(size, mpp)), 0)
@@ -132,8 +132,7 @@ def test_python_costs_little_per_tile(slide):
 
     grid = wsi.tile_grid(slide, None, wsi.TileSpec(32, MPP))
     plan = BlockPlan(slide.native, grid, (1.0, 1.0))
-    rows = [np.array(request.rows) for request in plan.requests()]
     began = time.thread_time()
-    for some in rows:
-        plan._cuts(some)
+    for _ in plan.requests():
+        pass
     assert (time.thread_time() - began) / len(grid) < 60e-6

@@ -80,12 +80,13 @@ class NativeLevel:
         """Bytes to be left free in front of a tile's own, where what it lacks is put."""
         return len(self.tables) + len(self.colour)
 
-    def decode(self, data: memoryview, scale: int = 1) -> NDArray[np.uint8]:
+    def decode(self, data: memoryview, scale: int = 1, into: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
         """Return the pixels of a tile, reduced by `scale`: a view that lasts until this thread decodes again.
 
         Args:
             data: `room` bytes to be written to, then the tile as it lies in the file.
             scale: one of `SCALES`.
+            into: where to put the pixels instead, contiguous and as large as they are.
 
         Raises:
             ValueError: the bytes are no whole JPEG of the size that the tags state.
@@ -98,7 +99,7 @@ class NativeLevel:
         begin = room + len(_START) - len(seen[1])
         data[begin : begin + len(seen[1])] = seen[1]
         height, width = self.tile_height // scale, self.tile_width // scale
-        memory = spare_memory("decoded", 3 * height * width)
+        memory = spare_memory("decoded", 3 * height * width) if into is None else into
         try:
             pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(
                 data[begin:], min_height=height, min_width=width, buffer=memory
@@ -128,7 +129,7 @@ class NativeTiles:
         self._file: _OpenFile | None = _OpenFile(descriptor)
         self._identity = FileIdentity.of(descriptor)
 
-    def fetch(self, level: NativeLevel, tiles: list[int]) -> list[memoryview | OSError]:
+    def fetch(self, level: NativeLevel, tiles: list[int] | NDArray[np.int64]) -> list[memoryview | OSError]:
         """Return the bytes of each tile, `level.room` bytes in front, or why there are none.
 
         Called from several threads; what it returns lasts until the same thread fetches again.
@@ -139,11 +140,11 @@ class NativeTiles:
         file = self._file  # a reference of this thread: the file is closed when the last one is gone
         if file is None:
             raise ValueError(f"{self.name}: the slide was closed before all its tiles were read")
-        counts, room = level.counts[tiles], level.room
-        memory = spare_memory("compressed", int(counts.sum()) + room * len(tiles)).data
+        counts, offsets, room = level.counts[tiles].tolist(), level.offsets[tiles].tolist(), level.room
+        memory = spare_memory("compressed", sum(counts) + room * len(counts)).data
         data: list[memoryview | OSError] = []
         end = 0
-        for count, offset in zip(counts.tolist(), level.offsets[tiles].tolist(), strict=True):
+        for count, offset in zip(counts, offsets, strict=True):
             begin, end = end, end + room + count
             try:
                 got = os.preadv(file.descriptor, [memory[begin + room : end]], offset)
