@@ -7,7 +7,13 @@ UV := $(shell command -v uv 2>/dev/null || echo $(PYTHON) -m uv)
 
 export SLIDEMIL_SHARED ?= ../shared
 
-.PHONY: env demo test lint bench stress pin clean
+# Peers of the benchmarks, one environment per group that gets along; what needs a CUDA device is left out of cuCIM's.
+PEERS := readers cucim hs2p
+CUDA_ONLY := cuda-bindings cuda-pathfinder cuda-toolkit cupy-cuda12x nvidia-cublas-cu12 nvidia-cuda-nvrtc-cu12 \
+	nvidia-cuda-runtime-cu12 nvidia-cufft-cu12 nvidia-curand-cu12 nvidia-cusolver-cu12 nvidia-cusparse-cu12 \
+	nvidia-nvimgcodec-cu12 nvidia-nvjitlink-cu12
+
+.PHONY: env demo test lint bench bench-env stress pin clean
 
 env: $(READY)
 
@@ -30,7 +36,17 @@ test: env lint
 	$(BIN)/pytest
 
 bench: env
+	-$(MAKE) --no-print-directory --keep-going bench-env
 	$(BIN)/python benchmarks/_run_all.py
+
+# A peer that cannot be installed is named by the benchmark, and its figures count as short.
+bench-env: $(PEERS:%=.bench/%/.ready)
+
+.bench/%/.ready: requirements/bench-%.txt
+	@$(UV) --version >/dev/null 2>&1 || $(PYTHON) -m pip install --quiet uv
+	$(UV) venv --quiet --clear --python '>=3.11,<3.14' $(@D)
+	$(UV) pip sync --quiet --python $(@D)/bin/python $<
+	@touch $@
 
 stress: env
 	$(BIN)/python benchmarks/kill_resume.py
@@ -41,6 +57,10 @@ pin:
 		--all-extras --group dev pyproject.toml -o requirements/dev.txt
 	$(UV) pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-header \
 		pyproject.toml -c requirements/dev.txt -o requirements/run.txt
+	for group in $(PEERS); do \
+		$(UV) pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-header --no-annotate \
+			$(CUDA_ONLY:%=--no-emit-package %) requirements/bench-$$group.in -o requirements/bench-$$group.txt; \
+	done
 
 clean:
-	rm -rf $(VENV) build dist demo-job
+	rm -rf $(VENV) .bench build dist demo-job

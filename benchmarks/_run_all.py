@@ -17,28 +17,45 @@ def main() -> int:
     sections, code = ["# Benchmarks: figures beside goals\n", "Made by `make bench`.\n"], 0
     for script in sorted(HERE.glob("[a-z]*.py")):
         print(f"{script.name} …", file=sys.stderr, flush=True)
-        done = subprocess.run(
-            [sys.executable, str(script), *quick], stdout=subprocess.PIPE, text=True, timeout=LONGEST, cwd=HERE.parent
-        )
-        sys.stdout.write(done.stdout)
-        if done.returncode:
+        output, trouble = run(script, quick)
+        sys.stdout.write(output)
+        if trouble:
             code = 1
-            sections.append(f"## {script.stem}\n\nended with a bug (exit {done.returncode})\n")
+            sections.append(f"## {script.stem}\n\n{trouble}\n")
         else:
-            sections.append(section(json.loads(done.stdout.splitlines()[-1])))
+            sections.append(section(json.loads(output.splitlines()[-1])))
     if not quick:
         (HERE / "RESULTS.md").write_text("\n".join(sections), encoding="utf-8")
     return code
 
 
+def run(script: Path, more: list[str]) -> tuple[str, str]:
+    """Return what a benchmark printed, and what went wrong."""
+    command = [sys.executable, str(script), *more]
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=LONGEST, cwd=HERE.parent)
+    except subprocess.TimeoutExpired:
+        return "", f"did not end within {LONGEST // 60} minutes"
+    return done.stdout, f"ended with a bug (exit {done.returncode})" if done.returncode else ""
+
+
 def section(summary: dict[str, Any]) -> str:
+    """Return one benchmark's part of the page: each goal has a row, and each figure without one."""
     rows = ["| figure | measured | goal | |", "|---|---|---|---|"]
-    for key, figure in summary["figures"].items():
+    for key in dict.fromkeys([*summary["goals"], *summary["figures"]]):
+        measured = f"{summary['figures'][key]:.4g}" if key in summary["figures"] else "not measured"
         sign, goal = summary["goals"].get(key, ("", ""))
         verdict = "" if not sign else ("short" if key in summary["short"] else "met")
-        rows.append(f"| `{key}` | {figure:.4g} | {sign} {goal} | {verdict} |")
-    how = ", ".join(f"{name}: {value}" for name, value in summary["how"].items())
+        rows.append(f"| `{key}` | {measured} | {sign} {goal} | {verdict} |")
+    how = ", ".join(f"{name}: {said(value)}" for name, value in summary["how"].items())
     return f"## {summary['bench']}\n\n" + "\n".join(rows) + f"\n\n{how}\n"
+
+
+def said(value: Any) -> str:
+    """Return a value of `how` in words; what is nested, in brackets."""
+    if isinstance(value, dict):
+        return "(" + ", ".join(f"{name} {said(one)}" for name, one in value.items()) + ")" if value else "none"
+    return " ".join(str(value).split())
 
 
 if __name__ == "__main__":

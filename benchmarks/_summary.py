@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from typing import Any
 
 
@@ -11,9 +12,15 @@ def line(**facts: Any) -> None:
     print(json.dumps(facts, default=float), flush=True)
 
 
-def summary(bench: str, figures: dict[str, float], goals: dict[str, tuple[str, float]], how: dict[str, Any]) -> None:
-    """Print the last line: figures beside goals, and the keys that fall short."""
-    short = [key for key, (sign, goal) in goals.items() if not _met(figures.get(key), sign, goal)]
+def summary(
+    bench: str,
+    figures: dict[str, float],
+    goals: dict[str, tuple[str, float]],
+    how: dict[str, Any],
+    lacking: Collection[str] = (),
+) -> None:
+    """Print the last line: figures beside goals, and the keys that fall short; those that are `lacking` always do."""
+    short = [key for key, (sign, goal) in goals.items() if key in lacking or not _met(figures.get(key), sign, goal)]
     line(bench=bench, figures=figures, goals=goals, short=short, how=how)
 
 

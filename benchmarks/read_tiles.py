@@ -1,45 +1,45 @@
-"""Tiles per CPU second, ours beside other readers and the decoder's limit.    python benchmarks/read_tiles.py [--quick]
+"""Tiles per CPU second, ours beside every other reader and the decoder's limit.    python benchmarks/read_tiles.py
 
-Candidates take turns, round after round, and open the slide anew in each; a ratio is taken inside a round. One reading
-thread, CPU seconds of the process: the machine may be shared. Without `--slide` the benchmark makes its own: 40x,
-40,000 x 30,000 px, 256-px tiles. "limit" is libjpeg-turbo alone: each needed tile of the file decoded once, reduced as
-far as asked, from bytes that lie in memory.
+Every reader runs in a process and an environment of its own (`make bench-env`), in the setting that is best for it,
+and its resize counts. They take turns in shuffled order, round after round, and open the slide anew in each; a ratio is
+taken inside a round. CPU seconds, because the machine may be shared. Readers that are several times slower read some
+whole lines of tiles from all over the slide; the others read all of it.
+
+"limit" is libjpeg-turbo alone: each needed tile of the file decoded once, as small as asked, from bytes in memory.
+"best" is the best of the others in the same run; without pyvips, cucim and hs2p it counts as short.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
+import itertools
+import json
 import random
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
-from importlib.metadata import version
+from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median, quantiles
 from typing import Any
 
 import numpy as np
 import openslide
-import simplejpeg
-import tiffslide
+from _own import case_of
+from _slides import KEPT, large_slide
 from _summary import line, summary
-from PIL import Image
+from _turns import GROUPS, HOUSE, AbsentError, Candidate, Field, Seconds, figure, shuffled
 
-import wsi
-from wsi.grid import TileGrid
-from wsi.readers.direct import native_tiles
+MUST_RUN = ("pyvips", "cucim", "hs2p")
+SLOW = {"openslide", "openslide_cv2", "tiffslide", "slideio"}
+OURS, LIMIT = Candidate("ours"), Candidate("limit")
+OURS2, LIMIT2 = Candidate("ours", threads=2), Candidate("limit", threads=2)
+OTHERS = tuple(Candidate(name) for name in GROUPS if name not in ("ours", "limit"))
+TWO_WORKERS = tuple(
+    one for name in MUST_RUN for one in (Candidate(name, threads=2), Candidate(name, processes=2))
+)  # the others are slower with two workers than these with one
+SLOW_PIXELS = 50e6  # what a slow reader reads, px of the slide
+ENOUGH = 25 * 60  # seconds after which no further round begins
 
-SHARED = Path(os.environ.get("SLIDEMIL_SHARED", "../shared"))
-CASES = {  # name: (tile side, µm/px over the slide's)
-    "half224": (224, 2),
-    "half256": (256, 2),
-    "half512": (512, 2),
-    "native224": (224, 1),
-    "native256": (256, 1),
-}
 GOALS = {
     "half224_over_openslide": (">=", 7.0),
     "half224_over_best": (">=", 1.55),
@@ -54,172 +54,223 @@ GOALS = {
     "native224_of_limit": (">=", 0.90),
     "native256_over_best": (">=", 0.97),
     "native256_of_limit": (">=", 0.93),
+    "jp2k_over_best": (">=", 1.35),
+    "threads2_of_decoder": (">=", 0.95),
+    "two224_over_best": (">=", 1.5),
+    "two256_over_best": (">=", 1.4),
 }
-FEW = 400  # tiles that a slow peer reads: the cost of a tile does not depend on how many are read
-Places = list[tuple[int, int]]
 
 
-def ours(path: Path, grid: TileGrid) -> int:
-    tiles = 0
-    with wsi.open_slide(path) as slide, wsi.stream([(slide, grid)], workers=1, batch_size=batch_size(grid)) as stream:
-        for batch in stream:
-            tiles += int(batch.ok.sum())
-    return tiles
+@dataclass
+class Case:
+    """One size and scale on one slide.
+
+    Attributes:
+        name: as in the keys.
+        size: of a tile, px.
+        factor: µm/px over the slide's.
+        candidates: who reads.
+        least_psnr: dB against full decode and area mean; less is another picture.
+        jpeg2000: whether the slide's tiles are.
+        options: how we open the slide.
+    """
+
+    name: str
+    size: int
+    factor: int
+    candidates: tuple[Candidate, ...]
+    least_psnr: float = 34.0
+    jpeg2000: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+    file: Path = Path()
+    facts: dict[str, Any] = field(default_factory=dict)
+    absent: dict[str, str] = field(default_factory=dict)
+    seconds: Seconds = field(default_factory=Seconds)
 
 
-def batch_size(grid: TileGrid) -> int:
-    """Return 64 tiles of 224 or 256 px, or as many larger ones as take as much memory."""
-    return min(64, 64 * 256**2 // grid.spec.size**2)
+def cases() -> list[Case]:
+    alone = (OURS, LIMIT, *OTHERS)
+    two = (OURS, OURS2, LIMIT, LIMIT2, *TWO_WORKERS)
+    return [
+        Case("half224", 224, 2, alone),
+        Case("half256", 256, 2, alone),
+        Case("half512", 512, 2, alone),
+        Case("native224", 224, 1, alone),
+        Case("native256", 256, 1, alone),
+        Case("two224", 224, 2, two),
+        Case("two256", 256, 2, two),
+        Case("jp2k", 256, 2, (OURS, *OTHERS), least_psnr=28.0, jpeg2000=True, options={"low_band": True}),
+    ]
 
 
-def through_openslide(path: Path, grid: TileGrid) -> int:
-    """Read as most pipelines do: a region, RGB, bicubic."""
-    places = middle(grid)
-    with openslide.OpenSlide(path) as slide:
-        for place in places:
-            shrunk(slide.read_region(place, grid.level, grid.read_size).convert("RGB"), grid.spec.size)
-    return len(places)
+def lay_out(case: Case, slide: Path, folder: Path) -> None:
+    case.facts = {**case_of(str(slide), case.size, case.factor), "options": case.options}
+    case.file = folder / f"{case.name}.json"
+    case.file.write_text(json.dumps(case.facts))
 
 
-def through_tiffslide(path: Path, grid: TileGrid) -> int:
-    places = middle(grid)
-    with tiffslide.TiffSlide(path) as slide:
-        for place in places:
-            shrunk(slide.read_region(place, grid.level, grid.read_size), grid.spec.size)
-    return len(places)
+def rows_of(case: Case, candidate: Candidate) -> list[tuple[int, int]]:
+    """Return all tiles, or, for a slow reader, some whole lines of them from all over the slide."""
+    tiles = len(case.facts["xy"])
+    if candidate.reader not in SLOW and not (case.jpeg2000 and candidate.reader != "ours"):
+        return [(0, tiles)]
+    starts = [0, *(i for i in range(1, tiles) if case.facts["xy"][i][1] != case.facts["xy"][i - 1][1]), tiles]
+    lines = list(itertools.pairwise(starts))
+    wanted = SLOW_PIXELS / (4 if case.jpeg2000 else 1) / (case.size * case.factor) ** 2
+    step = max(1, int(tiles / wanted))
+    return lines[step // 2 :: step]
 
 
-def middle(grid: TileGrid) -> Places:
-    """Return neighbouring tiles, so that a cache helps as it would over the whole slide."""
-    first = max(0, (len(grid) - FEW) // 2)
-    return grid.places[first : first + FEW]
+def check_pixels(case: Case, field_: Field, folder: Path) -> None:
+    """Keep out whoever cannot read, or shows another picture than a full decode with an area mean."""
+    rows = sorted({int(row) for row in np.linspace(0, len(case.facts["xy"]) - 1, 6)})
+    wanted = reference(case, rows)
+    for reader in dict.fromkeys(one.reader for one in case.candidates if one.reader != "limit"):
+        into = folder / "pixels.npy"
+        try:
+            (worker,) = field_.workers(Candidate(reader))
+            pairs = [(row, row + 1) for row in rows]
+            worker.ask(do="look", reader=reader, case=str(case.file), rows=pairs, into=str(into))
+            psnr = [decibel(a, b) for a, b in zip(np.load(into), wanted, strict=True)]
+            line(case=case.name, reader=reader, psnr=round(float(np.mean(psnr)), 1), worst=round(min(psnr), 1))
+            if min(psnr) < case.least_psnr:
+                raise AbsentError(f"shows another picture ({min(psnr):.1f} dB)")
+        except AbsentError as why:
+            case.absent[reader] = str(why)
+            line(case=case.name, reader=reader, absent=str(why))
 
 
-def shrunk(image: Image.Image, size: int) -> Image.Image:
-    return image if image.size == (size, size) else image.resize((size, size), Image.Resampling.BICUBIC)
+def reference(case: Case, rows: list[int]) -> np.ndarray:
+    """Return tiles by full decode and exact area mean, through OpenSlide."""
+    tiles, factor = [], case.facts["read_size"][0] // case.size
+    with openslide.OpenSlide(case.facts["path"]) as slide:
+        for row in rows:
+            region = slide.read_region(case.facts["xy"][row], case.facts["level"], case.facts["read_size"])
+            pixels = np.asarray(region.convert("RGB"), np.float64)
+            tiles.append(pixels.reshape(case.size, factor, case.size, factor, 3).mean((1, 3)))
+    return np.stack(tiles)
 
 
-class Limit:
-    """The decoder alone."""
-
-    def __init__(self, path: Path, grid: TileGrid, factor: int) -> None:
-        with wsi.open_slide(path) as slide:
-            native = native_tiles(slide)
-            assert native is not None
-            level = native.levels[grid.level]
-            assert level is not None
-            needed = needed_tiles(grid, level.across, (level.tile_width, level.tile_height))
-            data = [one for one in native.fetch(level, needed) if isinstance(one, memoryview)]
-            self._streams = [level.tables + level.colour + bytes(one[level.room + 2 :]) for one in data]
-            self._side = {"min_width": level.tile_width // factor, "min_height": level.tile_height // factor}
-        self._memory = np.empty(3 * level.tile_width * level.tile_height, np.uint8)
-        self.natives = len(self._streams)
-
-    def __call__(self, _: Path, grid: TileGrid) -> int:
-        """Decode, and let the pixels go."""
-        for stream in self._streams:
-            simplejpeg.decode_jpeg(stream, buffer=self._memory, **self._side)
-        return len(grid)
+def decibel(one: np.ndarray, other: np.ndarray) -> float:
+    error = float(np.square(one.astype(np.float64) - other).mean())
+    return min(99.0, 10 * float(np.log10(255**2 / max(error, 1e-9))))
 
 
-def needed_tiles(grid: TileGrid, across: int, tile: tuple[int, int]) -> list[int]:
-    """Return which tiles of the file the grid touches, in the order of the file; on level 0."""
-    assert grid.level == 0
-    found = set()
-    for x, y in grid.places:
-        columns = range(x // tile[0], (x + grid.read_size[0] - 1) // tile[0] + 1)
-        lines = range(y // tile[1], (y + grid.read_size[1] - 1) // tile[1] + 1)
-        found.update(row * across + column for row in lines for column in columns)
-    return sorted(found)
+def warm_up(case: Case, field_: Field) -> None:
+    """Let every process load what it needs before the first round."""
+    for candidate in case.candidates:
+        if candidate.reader not in case.absent and candidate.reader not in ("ours", "limit"):
+            field_.read(candidate, case.file, [(0, min(8, len(case.facts["xy"])))])
 
 
-def cpu_seconds(read: Callable[[Path, TileGrid], int], path: Path, grid: TileGrid) -> float:
-    """Return the CPU seconds of one tile."""
-    began = time.process_time()
-    tiles = read(path, grid)
-    return (time.process_time() - began) / tiles
+def play_round(case: Case, field_: Field, dice: random.Random) -> None:
+    for candidate in shuffled(case.candidates, dice):
+        if candidate.reader in case.absent:
+            continue
+        try:
+            found = field_.read(candidate, case.file, rows_of(case, candidate))
+        except AbsentError as why:
+            case.absent[candidate.reader] = str(why)
+            for one in case.candidates:
+                if one.reader == candidate.reader:
+                    case.seconds.of.pop(one.name, None)
+        else:
+            case.seconds.add(candidate.name, found)
 
 
-def make_slide(folder: Path, size: tuple[int, int]) -> Path:
-    path = folder / f"{size[0]}x{size[1]}.svs"
-    command = [sys.executable, SHARED / "tools/make_large_slide.py", "--source", SHARED / "data/tiles/crc_nuclei"]
-    sides = ["--width", size[0], "--height", size[1], path]
-    subprocess.run([str(word) for word in [*command, *sides]], check=True, stdout=subprocess.DEVNULL)
-    return path
+def figures_of(case: Case) -> dict[str, float]:
+    if "ours" not in case.seconds.of:
+        return {}
+    for name, turns in case.seconds.of.items():
+        rate = {clock: round(1 / case.seconds.median(name, clock), 1) for clock in ("cpu", "wall")}
+        line(case=case.name, reader=name, tiles_per_s=rate, tiles=turns[0]["tiles"], mean=round(turns[0]["mean"], 2))
+    return of_two(case) if case.name.startswith("two") else of_one(case)
 
 
-def measure(path: Path, rounds: int) -> dict[str, float]:
-    figures: dict[str, float] = {}
-    for name, (size, factor) in CASES.items():
-        with wsi.open_slide(path) as slide:
-            assert slide.mpp is not None
-            spec = wsi.TileSpec(size, factor * slide.mpp.x)
-            grid = wsi.tile_grid(slide, wsi.find_tissue(slide), spec)
-            assert len(grid), f"{path.name}: no tile of {size} px lies on tissue"
-        limit = Limit(path, grid, factor)
-        readers: dict[str, Callable[[Path, TileGrid], int]] = {
-            "ours": ours,
-            "openslide": through_openslide,
-            "tiffslide": through_tiffslide,
-            "limit": limit,
-        }
-        seconds = taking_turns(readers, path, grid, rounds)
-        for reader, values in seconds.items():
-            rate = 1 / median(values)
-            line(case=name, reader=reader, tiles_per_cpu_s=round(rate, 1), tiles=len(grid), natives=limit.natives)
-        for other, key in {"openslide": "over_openslide", "tiffslide": "over_tiffslide", "limit": "of_limit"}.items():
-            ratios = [b / a for a, b in zip(seconds["ours"], seconds[other], strict=True)]
-            figures[f"{name}_{key}"] = median(ratios)
-            low, _, high = quantiles(ratios, n=4)
-            line(figure=f"{name}_{key}", median=round(median(ratios), 3), quartiles=[round(low, 3), round(high, 3)])
+def of_one(case: Case) -> dict[str, float]:
+    seconds, figures = case.seconds, {}
+    best = seconds.best([one.name for one in OTHERS])
+    pairs = {"over_openslide": "openslide", "over_best": best, "of_limit": "limit"}
+    for key, other in pairs.items():
+        name = f"{case.name}_{key}"
+        wanted = name in GOALS or key == "over_openslide"
+        if wanted and other in seconds.of:
+            figures[name] = figure(name, seconds.ratios(other, "ours"), other=other)
     return figures
 
 
-def taking_turns(
-    readers: dict[str, Callable[[Path, TileGrid], int]], path: Path, grid: TileGrid, rounds: int
-) -> dict[str, list[float]]:
-    """Time each reader once per round, in shuffled order; the first round warms up and is thrown away."""
-    dice = random.Random(0)
-    seconds: dict[str, list[float]] = {name: [] for name in readers}
-    for turn in range(rounds + 1):
-        for name in shuffled(readers, dice):
-            spent = cpu_seconds(readers[name], path, grid)
-            if turn:
-                seconds[name].append(spent)
-    return seconds
+def of_two(case: Case) -> dict[str, float]:
+    """Return two threads over the best other, and what the second thread brings, as a share of what it can."""
+    seconds, figures = case.seconds, {}
+    for clock, ending in (("cpu", ""), ("wall", "_wall")):
+        best = seconds.best([one.name for one in TWO_WORKERS], clock)
+        if best:
+            name = f"{case.name}_over_best{ending}"
+            figures[name] = figure(name, seconds.ratios(best, OURS2.name, clock), other=best)
+    name = "threads2_of_decoder" + ("" if case.name == "two224" else f"_{case.size}")
+    gains = [seconds.ratios(one.name, two.name, "wall") for one, two in ((OURS, OURS2), (LIMIT, LIMIT2))]
+    shares = [a / b for a, b in zip(*gains, strict=True)]
+    figures[name] = figure(name, shares, ours=float(np.median(gains[0])), decoder=float(np.median(gains[1])))
+    return figures
 
 
-def shuffled(names: Iterable[str], dice: random.Random) -> list[str]:
-    order = list(names)
-    dice.shuffle(order)
-    return order
+def lacking(all_cases: list[Case]) -> set[str]:
+    """Return the keys that count as short because a peer was missing that reads such slides."""
+    return {
+        f"{case.name}_over_best" + ending
+        for case in all_cases
+        for ending in ("", "_wall")
+        if any(peer in case.absent for peer in MUST_RUN) and not case.jpeg2000
+    }
+
+
+def run(args: argparse.Namespace, field_: Field, folder: Path) -> tuple[list[Case], int]:
+    chosen = [case for case in cases() if not args.cases or case.name in args.cases.split(",")]
+    size, size2000 = ((6000, 4500), (3000, 2250)) if args.quick else ((40_000, 30_000), (12_000, 9_000))
+    slides = folder if args.quick else KEPT
+    for case in chosen:
+        if args.quick:
+            case.candidates = tuple(one for one in case.candidates if GROUPS[one.reader][0] == HOUSE)
+            case.absent = dict.fromkeys(MUST_RUN, "left out by --quick")
+        slide = (
+            large_slide(*size2000, "jpeg2000", slides)
+            if case.jpeg2000
+            else args.slide or large_slide(*size, folder=slides)
+        )
+        lay_out(case, slide, folder)
+        check_pixels(case, field_, folder)
+        warm_up(case, field_)
+    dice, began, rounds = random.Random(0), time.monotonic(), 0
+    while rounds < args.rounds and (rounds < 3 or time.monotonic() - began < ENOUGH):
+        rounds += 1
+        for case in chosen:
+            play_round(case, field_, dice)
+        print(f"round {rounds}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+    return chosen, rounds
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--slide", type=Path, help="a slide of 256-px JPEG tiles; none: one is made")
     parser.add_argument("--rounds", type=int)
+    parser.add_argument("--cases", help="some of them, e.g. half224,two224")
     parser.add_argument("--quick", action="store_true", help="a small slide and two rounds")
     args = parser.parse_args()
-    rounds = args.rounds or (2 if args.quick else 7)
-    with tempfile.TemporaryDirectory() as folder:
-        size = (6000, 4500) if args.quick else (40_000, 30_000)
-        path = args.slide or make_slide(Path(folder), size)
-        figures = measure(path, rounds)
-    summary("read_tiles", figures, GOALS, how(path, rounds))
-
-
-def how(path: Path, rounds: int) -> dict[str, Any]:
-    peers = {name: version(name) for name in ("openslide-python", "tiffslide", "simplejpeg", "pillow", "numpy")}
-    return {
-        "slide": path.name,
-        "rounds": rounds,
-        "batch": "64 tiles; 16 of 512 px",
-        "peers": "openslide, tiffslide; without pyvips, cucim and hs2p there is no best",
-        "python": sys.version.split()[0],
-        "openslide": openslide.__library_version__,
-        **peers,
-    }
+    args.rounds = args.rounds or (2 if args.quick else 5)
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder, Field() as field_:
+        chosen, rounds = run(args, field_, Path(folder))
+        figures = {key: value for case in chosen for key, value in figures_of(case).items()}
+        absent = {f"{case.name} {reader}": why for case in chosen for reader, why in case.absent.items()}
+        how = {
+            "slide": args.slide.name if args.slide else Path(chosen[0].facts["path"]).name,
+            "rounds": rounds,
+            "seconds": round(time.monotonic() - began),
+            "python": sys.version.split()[0],
+            "versions": dict(sorted(field_.versions.items())),
+            "absent": absent,
+        }
+    summary("read_tiles", figures, GOALS, how, lacking(chosen))
 
 
 if __name__ == "__main__":
