@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from .errors import UsageError
 
 STAINS = ("none", "macenko", "reinhard")
+ICC = ("none", "srgb")
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class ExtractSettings:
         allow_upsampling: take slides coarser than `mpp`, too.
         encoder: name of the encoder.
         weights: file or `local-dir:` folder with its weights.
+        icc: `srgb` turns pixels into sRGB by each slide's own colour profile, where it has one; `none` does not.
         stain: stain normalization, fitted once per slide; `none` leaves pixels alone.
         batch_size: tiles per encoder call.
         device: `auto`, `cpu`, `cuda`, `cuda:1` …
@@ -49,6 +51,7 @@ class ExtractSettings:
     allow_upsampling: bool = False
     encoder: str = "descriptors"
     weights: str | None = None
+    icc: str = "none"
     stain: str = "none"
     batch_size: int = 64
     device: str = "auto"
@@ -66,6 +69,7 @@ class ExtractSettings:
                 f"overlap must be 0 to tile - 1, not {self.overlap}": 0 <= self.overlap < self.tile,
                 f"min_tissue must be 0 to 1, not {self.min_tissue}": 0 <= self.min_tissue <= 1,
                 f"max_bad_tiles must be 0 to 1, not {self.max_bad_tiles}": 0 <= self.max_bad_tiles <= 1,
+                f"icc must be one of {', '.join(ICC)}, not {self.icc}": self.icc in ICC,
                 f"stain must be one of {', '.join(STAINS)}, not {self.stain}": self.stain in STAINS,
                 f"dtype must be float16 or float32, not {self.dtype}": self.dtype in ("float16", "float32"),
                 f"batch_size must be at least 1, not {self.batch_size}": self.batch_size >= 1,

@@ -202,9 +202,9 @@ def read_tiles(entry: SlideEntry, file: FeatureFile, xy: NDArray[np.int64]) -> N
     """
     a = file.attributes
     mpp, source = float(a["mpp_x"]), str(a["mpp_source"])
-    given = {"manifest": {"manifest_mpp": mpp}, "--slide-mpp": {"slide_mpp": mpp}}.get(source, {})
+    given: dict[str, Any] = {"manifest": {"manifest_mpp": mpp}, "--slide-mpp": {"slide_mpp": mpp}}.get(source, {})
     spec = wsi.TileSpec(size=int(a["patch_size"]), mpp=float(a["tile_mpp"]), overlap=int(a["overlap"]))
-    with wsi.open_slide(entry.path, **given) as slide:
+    with wsi.open_slide(entry.path, icc=str(file.passport.get("icc", "none")), **given) as slide:
         grid = wsi.tile_grid(slide, None, spec, allow_upsampling=True)
         row_of = {(int(x), int(y)): row for row, (x, y) in enumerate(grid.xy)}
         missing = [(int(x), int(y)) for x, y in xy if (int(x), int(y)) not in row_of]

@@ -206,7 +206,7 @@ class Extraction:
         return {
             "slide": digest,
             "mpp": {"manifest": entry.mpp, "slide_mpp": s.slide_mpp, "allow_upsampling": s.allow_upsampling},
-            "tissue": {**dataclasses.asdict(wsi.TissueSettings()), "min_tissue": s.min_tissue},
+            "tissue": {**dataclasses.asdict(wsi.TissueSettings()), "min_tissue": s.min_tissue, **colors_of(s)},
             "encoder": decisive(self.passport),
         }
 
@@ -226,14 +226,20 @@ class Extraction:
 
 
 def passport_of(encoder: Encoder, settings: ExtractSettings) -> dict[str, Any]:
-    """Return how features are made: the encoder's passport, the tile and the stain normalization."""
+    """Return how features are made: the encoder's passport, the tile, its colors and the stain normalization."""
     return {
         **encoder.passport(),
         "device": encoder.device.partition(":")[0],
+        **colors_of(settings),
         "stain": settings.stain,
         "tile": {"size": settings.tile, "mpp": settings.mpp, "overlap": settings.overlap},
         "stored_dtype": settings.dtype,
     }
+
+
+def colors_of(settings: ExtractSettings) -> dict[str, str]:
+    """Return what was done about color profiles; nothing where pixels are as the scanner wrote them."""
+    return {} if settings.icc == "none" else {"icc": settings.icc}
 
 
 def extract(extraction: Extraction, manifest: Manifest) -> Outcome:

@@ -41,6 +41,8 @@ def _describe(entry: SlideEntry, slide_mpp: float | None) -> dict[str, Any]:
                 "mpp_source": None if mpp is None else mpp.source,
                 "mpp_problem": slide.mpp_problem,
                 "objective_power": slide.objective_power,
+                "icc_profile": None if slide.profile is None else slide.profile.description or "unnamed",
+                "icc_problem": None if slide.profile is None else slide.profile.problem,
                 "files": len(entry.files),
             }
     except wsi.SlideError as error:
@@ -54,9 +56,17 @@ def _lines(row: dict[str, Any]) -> list[str]:
     resolution = f"{mpp[0]:.4g} × {mpp[1]:.4g} µm/px ({row['mpp_source']})" if mpp else str(row["mpp_problem"])
     levels = ", ".join(f"{width} × {height}" for width, height in row["levels"])
     power = f", objective {row['objective_power']:g}x" if row["objective_power"] else ""
+    colors = [f"  colors      {_profile(row)}"] if row["icc_profile"] else []
     return [
         f"{row['slide_id']}: {row['width']} × {row['height']} px, {row['vendor'] or 'maker unknown'}{power}",
         f"  resolution  {resolution}",
         f"  levels      {levels}",
+        *colors,
         f"  reader      {row['reader']}",
     ]
+
+
+def _profile(row: dict[str, Any]) -> str:
+    if row["icc_problem"]:
+        return f"damaged profile ({row['icc_problem']})"
+    return f"profile `{row['icc_profile']}`, applied with --set icc=srgb"

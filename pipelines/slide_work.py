@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -83,7 +84,7 @@ def prepare(
     from . import pictures
 
     state = _look(entry)
-    slide = wsi.open_slide(entry.path, slide_mpp=settings.slide_mpp, manifest_mpp=entry.mpp)
+    slide = wsi.open_slide(entry.path, slide_mpp=settings.slide_mpp, manifest_mpp=entry.mpp, icc=settings.icc)
     try:
         spec = wsi.TileSpec(size=settings.tile, mpp=settings.mpp, overlap=settings.overlap)
         # A slide without usable µm/px is refused before any pixel is read: that alone can take minutes.
@@ -183,6 +184,8 @@ def slide_facts(work: SlideWork) -> dict[str, Any]:
     warnings = [text for text in (work.tissue.reason, work.grid.reason) if text]
     if work.stain is not None and work.stain.status != "ok":
         warnings.append(f"stain: {work.stain.status}")
+    if work.slide.profile is not None and work.slide.profile.problem is not None:
+        warnings.append(f"its color profile is damaged ({work.slide.profile.problem})")
     return {
         "reader": reader_of(work.slide),
         "width": work.grid.slide_size[0],
@@ -204,6 +207,10 @@ def reader_of(slide: wsi.Slide) -> str:
 
 def _more(work: SlideWork) -> dict[str, Any]:
     more: dict[str, Any] = {"slide_sha256": work.parts["slide"], "reader": reader_of(work.slide)}
+    profile = work.slide.profile
+    if profile is not None:
+        more["icc_profile"] = profile.description or profile.problem or "unnamed"
+        more["icc_sha256"] = hashlib.sha256(profile.data).hexdigest()
     if work.stain is not None:
         more["stain_params"] = work.stain.to_json()
     reason = work.grid.reason or work.tissue.reason

@@ -50,6 +50,11 @@ def write_aperio(path: Path, image: np.ndarray, *, mpp: object = 0.5, power: int
     return path
 
 
+def with_profile(profile: bytes) -> dict[str, Any]:
+    """Return the option of `write_aperio` that puts a colour profile into every level."""
+    return {"extratags": [(34675, 7, len(profile), profile, True)]}
+
+
 def opened(path):
     return wsi.open_slide(path, manifest_mpp=MPP)
 

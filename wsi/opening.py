@@ -10,6 +10,7 @@ from pathlib import Path
 from wsi.dicom_header import PHOTOMETRIC as DICOM_PHOTOMETRIC
 from wsi.dicom_header import read_dicom_header
 from wsi.errors import NotBrightfieldError, SlideError, TileReadError, UnreadableSlideError, printable
+from wsi.icc import CHOICES, to_srgb
 from wsi.jpeg_header import read_header
 from wsi.readers.base import BaseSlide
 from wsi.slide import Slide
@@ -27,7 +28,9 @@ _GREY = {0, 1}
 Open = Callable[..., BaseSlide]
 
 
-def open_slide(path: str | Path, *, slide_mpp: float | None = None, manifest_mpp: float | None = None) -> Slide:
+def open_slide(
+    path: str | Path, *, slide_mpp: float | None = None, manifest_mpp: float | None = None, icc: str = "none"
+) -> Slide:
     """Open a slide with the reader that can read it, chosen by the file's content.
 
     OpenSlide serves what it fully supports. OME-TIFF, whose levels it does not see, and TIFF that it refuses (untiled,
@@ -38,6 +41,8 @@ def open_slide(path: str | Path, *, slide_mpp: float | None = None, manifest_mpp
         path: the file. Only regular files are opened.
         slide_mpp: µm/px, used only where the file's own value is missing or refused.
         manifest_mpp: µm/px of this very slide; used always.
+        icc: `srgb` turns tiles and thumbnails into sRGB by the file's colour profile, where it has one; `none` leaves
+            them alone.
 
     Returns:
         The slide. A missing pixel size is no error here: `mpp` is None and `mpp_problem` says why.
@@ -45,8 +50,21 @@ def open_slide(path: str | Path, *, slide_mpp: float | None = None, manifest_mpp
     Raises:
         UnreadableSlideError: not a slide, cut short, damaged, or of a kind that no reader takes.
         NotBrightfieldError: one grey channel, or several that are not RGB.
+        ValueError: `icc` is neither.
     """
-    path = Path(path)
+    if icc not in CHOICES:
+        raise ValueError(f"icc must be one of {', '.join(CHOICES)}, not {icc}")
+    slide = _open(Path(path), slide_mpp=slide_mpp, manifest_mpp=manifest_mpp)
+    if icc == "srgb" and slide.profile is not None:
+        try:
+            slide.convert = to_srgb(slide.profile, slide.name)
+        except SlideError:
+            slide.close()
+            raise
+    return slide
+
+
+def _open(path: Path, *, slide_mpp: float | None, manifest_mpp: float | None) -> BaseSlide:
     head = _head_of_regular_file(path)
     failures: list[SlideError] = []
     for reader in _readers(path, head):
@@ -79,7 +97,7 @@ def _with_native_tiles(slide: BaseSlide) -> BaseSlide:
 
 def _last_resort(
     path: Path, head: bytes, failures: list[SlideError], *, slide_mpp: float | None, manifest_mpp: float | None
-) -> Slide:
+) -> BaseSlide:
     """Ask tiffslide, which takes more kinds, only where no other reader knows the kind.
 
     Never after a failed read: it would show a damaged tile without a word.

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+import numpy as np
+from numpy.typing import NDArray
+
 from wsi.blocks import BlockPlan
 from wsi.errors import TileReadError
 from wsi.grid import TileGrid
+from wsi.icc import ToSrgb
 from wsi.readers.base import BaseSlide
 from wsi.request import Place, ReadPlan, ReadRequest
 from wsi.slide import Slide
@@ -35,9 +39,36 @@ class TilePlan:
         return {}
 
 
+class ConvertedPlan:
+    """Another plan whose tiles are turned into other colours once they are there."""
+
+    def __init__(self, plan: ReadPlan, convert: ToSrgb) -> None:
+        self._plan, self._convert = plan, convert
+        self.most_rows, self.scratch_bytes = plan.most_rows, plan.scratch_bytes
+
+    def requests(self) -> Iterator[ReadRequest]:
+        """Yield the other plan's requests."""
+        return self._plan.requests()
+
+    def read(self, request: ReadRequest, place: Place) -> Mapping[int, TileReadError]:
+        """Read as the other plan does, then convert each tile that was read."""
+        placed: dict[int, NDArray[np.uint8]] = {}
+
+        def keep(row: int) -> NDArray[np.uint8]:
+            placed[row] = place(row)
+            return placed[row]
+
+        failed = self._plan.read(request, keep)
+        for row, pixels in placed.items():
+            if row not in failed:
+                pixels[...] = self._convert(pixels)
+        return failed
+
+
 def read_plan(slide: Slide, grid: TileGrid) -> ReadPlan:
     """Return how the tiles of a grid are best read from a slide."""
     native = slide.native if isinstance(slide, BaseSlide) else None
     if native is None or native.levels[grid.level] is None:
         return TilePlan(slide, grid)
-    return BlockPlan(native, grid, slide.levels[grid.level].downsample)
+    plan = BlockPlan(native, grid, slide.levels[grid.level].downsample)
+    return plan if slide.convert is None else ConvertedPlan(plan, slide.convert)

@@ -10,6 +10,7 @@ from typing import Protocol, Self, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi.icc import ColorProfile, ToSrgb
 from wsi.mpp import Mpp
 
 
@@ -72,9 +73,18 @@ class Slide(Protocol):
     def bounds(self) -> tuple[int, int, int, int] | None:
         """The box (x, y, width, height) that was scanned, level-0 px, None where the file does not say."""
 
+    @property
+    def profile(self) -> ColorProfile | None:
+        """The colour profile of the file, None where it has none."""
+
+    @property
+    def convert(self) -> ToSrgb | None:
+        """What tiles and thumbnails go through once they are cut and resized, None where they stay as they are."""
+
     def read(self, x: int, y: int, width: int, height: int, *, level: int = 0) -> NDArray[np.uint8]:
         """Return RGB, shape (height, width, 3), uint8; white outside the slide and where nothing was scanned.
 
+        The colours are those of the file; see `convert`.
         `x`, `y` are level-0 pixels; `width`, `height` are pixels of `level`. May be called from several threads.
 
         Raises:

@@ -13,11 +13,12 @@ from wsi.slide import Slide
 def read_tile(slide: Slide, grid: TileGrid, i: int) -> NDArray[np.uint8]:
     """Return tile `i` of the grid, RGB, shape (size, size, 3), uint8, at `grid.spec.mpp`.
 
-    Read from the coarsest level that is not coarser than asked; the rest is an area mean.
+    Read from the coarsest level that is not coarser than asked; the rest is an area mean. Colours are converted last.
 
     Raises:
         TileReadError: the region cannot be read.
     """
     x, y = grid.places[i]
     width, height = grid.read_size
-    return resize_area(slide.read(x, y, width, height, level=grid.level), grid.spec.size, grid.spec.size)
+    pixels = resize_area(slide.read(x, y, width, height, level=grid.level), grid.spec.size, grid.spec.size)
+    return pixels if slide.convert is None else slide.convert(pixels)

@@ -120,6 +120,7 @@ def thumbnail(slide: Slide, settings: TissueSettings) -> tuple[NDArray[np.uint8]
     ratio = slide.size[0] / width, slide.size[1] / height
     level = best_level([one.downsample for one in slide.levels], ratio)
     out = np.empty((height, width, 3), np.uint8)
+    convert = slide.convert
     dx, dy = slide.levels[level].downsample
     step = max(1, int(_PIECE * min(dx, dy) / max(ratio)))
 
@@ -128,7 +129,8 @@ def thumbnail(slide: Slide, settings: TissueSettings) -> tuple[NDArray[np.uint8]
         right, bottom = min(left + step, width), min(top + step, height)
         x0, y0, x1, y1 = (round(v) for v in (left * ratio[0], top * ratio[1], right * ratio[0], bottom * ratio[1]))
         size = max(1, round((x1 - x0) / dx)), max(1, round((y1 - y0) / dy))
-        out[top:bottom, left:right] = resize_area(slide.read(x0, y0, *size, level=level), right - left, bottom - top)
+        pixels = resize_area(slide.read(x0, y0, *size, level=level), right - left, bottom - top)
+        out[top:bottom, left:right] = pixels if convert is None else convert(pixels)
 
     corners = [(left, top) for top in range(0, height, step) for left in range(0, width, step)]
     if len(corners) <= 4:

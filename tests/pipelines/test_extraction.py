@@ -64,7 +64,7 @@ class Shelf:
         (self.folder / f"{name}.svs").write_bytes(pixels.tobytes()[:4096] + repr((mpp, bad)).encode())
         self.pixels[name], self.mpp[name], self.bad[name] = pixels, mpp, bad
 
-    def open(self, path, *, slide_mpp=None, manifest_mpp=None):
+    def open(self, path, *, slide_mpp=None, manifest_mpp=None, icc="none"):
         name = path.stem
         if name not in self.pixels:
             raise wsi.UnreadableSlideError(path.name, "is no slide", "Copy it again.")
@@ -204,6 +204,7 @@ CHANGES = [
     {"mpp": 1.0},
     {"tile": 128},
     {"overlap": 8},
+    {"icc": "srgb"},
 ]
 
 

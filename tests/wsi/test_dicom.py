@@ -101,6 +101,14 @@ def test_both_readers_show_the_same(options, tissue, tmp_path):
             assert np.array_equal(one.read(*box, level=number), other.read(*box, level=number))
 
 
+def test_both_readers_tell_the_same_of_a_real_slide():
+    path = shared_path(f"{SLIDES}/conformance/boxes_0.dcm")
+    with wsi.open_slide(path) as one, DicomSlide(path) as other:
+        assert (one.size, one.objective_power, one.vendor) == (other.size, other.objective_power, other.vendor)
+        assert (one.mpp.x, one.mpp.y, one.profile) == (other.mpp.x, other.mpp.y, other.profile)
+        assert np.array_equal(one.read(0, 0, 16, 16), other.read(0, 0, 16, 16))
+
+
 @pytest.mark.parametrize("photometric", ["YBR_FULL_422", "RGB"])
 def test_frames_that_a_sparse_slide_lacks_are_white(photometric, tissue, tmp_path):
     paths = write_dicom(tmp_path, [tissue], sparse=True, left_out=(0, 6), photometric=photometric)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi.errors import TileReadError
+from wsi.icc import ColorProfile, ToSrgb, profile_of
 from wsi.mpp import Mpp
 from wsi.slide import Level
 
@@ -35,6 +37,7 @@ class Facts:
     mpp_problem: str | None = None
     objective_power: float | None = None
     bounds: tuple[int, int, int, int] | None = None
+    icc: bytes | None = None
 
 
 class BaseSlide(ABC):
@@ -53,8 +56,14 @@ class BaseSlide(ABC):
         self.mpp_problem = facts.mpp_problem
         self.objective_power = facts.objective_power
         self.bounds = facts.bounds
+        self.convert: ToSrgb | None = None
         self.native: NativeTiles | None = None
         """The compressed tiles of the file, where they can be read without `read`."""
+
+    @cached_property
+    def profile(self) -> ColorProfile | None:
+        """The colour profile of the file, None where it has none."""
+        return profile_of(self._facts.icc)
 
     @abstractmethod
     def _read(self, x: int, y: int, width: int, height: int, level: int) -> NDArray[np.uint8]:

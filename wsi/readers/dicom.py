@@ -50,7 +50,7 @@ class DicomSlide(MosaicSlide):
             first = self._instances[0]
             self._jpeg = [_is_jpeg(instance) for instance in self._instances]
             self._colour = _colour_of(first, path.name) if self._jpeg[0] else "rgb"
-            power = _power(first.dataset)
+            power, icc = _optics(first)
             spacing = first.pixel_spacing
             stated = (None, None) if spacing is None else (spacing.width * 1000, spacing.height * 1000)
             value, problem = pixel_size.resolve(
@@ -66,6 +66,7 @@ class DicomSlide(MosaicSlide):
                     mpp=value,
                     mpp_problem=problem,
                     objective_power=power,
+                    icc=icc,
                 ),
                 tuple((i.tile_size.width, i.tile_size.height) for i in self._instances),
             )
@@ -150,9 +151,17 @@ def _is_jpeg(instance: Any) -> bool:
     return str(instance.image_data.transfer_syntax) == _BASELINE_JPEG
 
 
-def _power(dataset: Any) -> float | None:
-    optical = getattr(dataset, "OpticalPathSequence", None) or [None]
-    return pixel_size.parse_number(getattr(optical[0], "ObjectiveLensPower", None))
+def _optics(instance: Any) -> tuple[float | None, bytes | None]:
+    """Return the objective's power and the colour profile, of which wsidicom's own face makes no use."""
+    import pydicom
+
+    file = str(instance.image_data.files[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        paths = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=["OpticalPathSequence"])
+    path = (paths.get("OpticalPathSequence") or [{}])[0]
+    profile = path.get("ICCProfile")
+    return pixel_size.parse_number(path.get("ObjectiveLensPower")), bytes(profile) if profile else None
 
 
 def _plane_shown(instance: Any) -> str:

@@ -29,6 +29,7 @@ class MemorySlide(BaseSlide):
         bounds: the scanned box (x, y, width, height), level-0 px.
         on_read: called with (x, y, width, height, level) before each read, in the reading thread; it may sleep
             (slow storage) or raise (a damaged tile: a `TileReadError` stays, anything else becomes one).
+        icc: the colour profile.
 
     Raises:
         ValueError: a level is no RGB array or has another shape than level 0.
@@ -44,6 +45,7 @@ class MemorySlide(BaseSlide):
         vendor: str | None = None,
         bounds: tuple[int, int, int, int] | None = None,
         on_read: OnRead | None = None,
+        icc: bytes | None = None,
     ) -> None:
         self._arrays = [levels] if isinstance(levels, np.ndarray) else list(levels)
         self._on_read = on_read
@@ -59,6 +61,7 @@ class MemorySlide(BaseSlide):
                 mpp_problem=problem,
                 objective_power=objective_power,
                 bounds=bounds,
+                icc=icc,
             )
         )
 

@@ -60,6 +60,7 @@ class OpenSlideSlide(BaseSlide):
                 mpp_problem=problem,
                 objective_power=power,
                 bounds=_bounds(properties),
+                icc=getattr(handle, "_profile", None),  # the public face would decode it, damaged or not
             )
         )
         self._handle: openslide.OpenSlide | None = handle

@@ -32,6 +32,7 @@ from wsi.tiff_directory import MOST_TILE_PIXELS
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 _JPEG, _RGB, _PALETTE, _YCBCR = 7, 2, 3, 6
+_ICC = 34675
 _RETILE = "Convert it to a tiled pyramid, e.g. `vips tiffsave IN OUT --tile --pyramid --compression jpeg`."
 
 
@@ -48,6 +49,7 @@ class TiffSlide(MosaicSlide):
             with tifffile.TiffFile(path) as tiff:
                 self._planes = _planes(tiff, path.name)
                 stated, source = _stated_mpp(tiff)
+                icc = _profile(tiff)
                 vendor = "aperio" if tiff.is_svs else "hamamatsu" if tiff.is_ndpi else None
         except SlideError:
             raise
@@ -64,6 +66,7 @@ class TiffSlide(MosaicSlide):
                 vendor=vendor,
                 mpp=value,
                 mpp_problem=problem,
+                icc=icc,
             ),
             tuple((p.tile_width, p.tile_height) for p in self._planes),
         )
@@ -252,6 +255,11 @@ def _stated_mpp(tiff: tifffile.TiffFile) -> tuple[tuple[float | None, float | No
         return (None, None), "tiff.XResolution"
     x, y = (_rational(tags[name].value) for name in ("XResolution", "YResolution"))
     return (per_unit / x if x else None, per_unit / y if y else None), "tiff.XResolution"
+
+
+def _profile(tiff: tifffile.TiffFile) -> bytes | None:
+    tag = tiff.series[0].keyframe.tags.get(_ICC)
+    return bytes(tag.value) if tag is not None and isinstance(tag.value, bytes) else None
 
 
 def _rational(value: Any) -> float | None:

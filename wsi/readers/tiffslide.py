@@ -19,6 +19,8 @@ from wsi.readers.base import BaseSlide, Facts
 from wsi.readers.memory import crop_on_white
 from wsi.slide import Level
 
+_ICC = 34675
+
 
 class TiffslideSlide(BaseSlide):
     """A slide that tiffslide reads. What it is known to get wrong is refused.
@@ -37,6 +39,7 @@ class TiffslideSlide(BaseSlide):
 
                 handle = on_error.enter_context(tiffslide.TiffSlide(path))
                 properties = dict(handle.properties)
+                profile = handle.ts_tifffile.pages.first.tags.valueof(_ICC)
                 sizes = tuple(handle.level_dimensions)
                 sample = handle.read_region((0, 0), len(sizes) - 1, (1, 1), as_array=True)
             except Exception as error:  # the border: about forty kinds
@@ -61,6 +64,7 @@ class TiffslideSlide(BaseSlide):
                 mpp=value,
                 mpp_problem=problem,
                 objective_power=power,
+                icc=profile,
             )
         )
         self._native = tuple(levels)
