@@ -226,7 +226,11 @@ class Extraction:
 
 
 def passport_of(encoder: Encoder, settings: ExtractSettings) -> dict[str, Any]:
-    """Return how features are made: the encoder's passport, the tile, its colors and the stain normalization."""
+    """Return how features are made: the encoder's passport, the tile, its colors and the stain normalization.
+
+    How JPEG 2000 is read stands there only where it is not read in full.
+    """
+    reading = {} if settings.jpeg2000 == "full" else {"jpeg2000": settings.jpeg2000}
     return {
         **encoder.passport(),
         "device": encoder.device.partition(":")[0],
@@ -234,6 +238,7 @@ def passport_of(encoder: Encoder, settings: ExtractSettings) -> dict[str, Any]:
         "stain": settings.stain,
         "tile": {"size": settings.tile, "mpp": settings.mpp, "overlap": settings.overlap},
         "stored_dtype": settings.dtype,
+        **reading,
     }
 
 

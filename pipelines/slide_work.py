@@ -84,7 +84,10 @@ def prepare(
     from . import pictures
 
     state = _look(entry)
-    slide = wsi.open_slide(entry.path, slide_mpp=settings.slide_mpp, manifest_mpp=entry.mpp, icc=settings.icc)
+    low_band = settings.jpeg2000 == "low-band"
+    slide = wsi.open_slide(
+        entry.path, slide_mpp=settings.slide_mpp, manifest_mpp=entry.mpp, icc=settings.icc, low_band=low_band
+    )
     try:
         spec = wsi.TileSpec(size=settings.tile, mpp=settings.mpp, overlap=settings.overlap)
         # A slide without usable µm/px is refused before any pixel is read: that alone can take minutes.

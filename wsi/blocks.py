@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from wsi.cuts import NUMBERS, Cuts, Cutter, Ints
 from wsi.errors import TileReadError
 from wsi.grid import TileGrid
-from wsi.readers.direct import SCALES, NativeLevel, NativeTiles, spare_memory
+from wsi.readers.direct import NativeLevel, NativeTiles, spare_memory
 from wsi.request import Place, ReadRequest
 from wsi.resize import resize_area
 
@@ -158,7 +158,7 @@ def _scale(level: NativeLevel, xy: Ints, read_size: tuple[int, int], size: int) 
     of them; else pixels would be mixed that no one asked for.
     """
     edges = (level.tile_width, level.tile_height, *read_size)
-    for scale in SCALES:
+    for scale in level.scales:
         fits = all(edge % scale == 0 for edge in edges) and not (xy % scale).any()
         rest = min(read_size) / (size * scale)
         if fits and (rest >= 2 or set(read_size) == {size * scale}):

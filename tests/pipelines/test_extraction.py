@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 
 import h5py
+import imagecodecs
 import numpy as np
 import pytest
+import tifffile
+from PIL import Image
 
 import wsi
 from pipelines import stages, tables_of_job
@@ -64,7 +68,7 @@ class Shelf:
         (self.folder / f"{name}.svs").write_bytes(pixels.tobytes()[:4096] + repr((mpp, bad)).encode())
         self.pixels[name], self.mpp[name], self.bad[name] = pixels, mpp, bad
 
-    def open(self, path, *, slide_mpp=None, manifest_mpp=None, icc="none"):
+    def open(self, path, *, slide_mpp=None, manifest_mpp=None, icc="none", low_band=False):
         name = path.stem
         if name not in self.pixels:
             raise wsi.UnreadableSlideError(path.name, "is no slide", "Copy it again.")
@@ -205,6 +209,7 @@ CHANGES = [
     {"tile": 128},
     {"overlap": 8},
     {"icc": "srgb"},
+    {"jpeg2000": "low-band"},
 ]
 
 
@@ -315,3 +320,34 @@ def test_names_of_any_blanks_come_back(shelf, encoder, tmp_path):
         (entry,) = tables_of_job.read_manifest(JobFolder(tmp_path / "job")).entries
         assert entry.path.name == "x  y.svs"
         assert replace(entry, path=entry.path).path.exists()
+
+
+def test_the_low_band_of_jpeg2000_makes_other_features_and_says_so(encoder, tmp_path):
+    """A real file of JPEG 2000 tiles at half its resolution; the oracle is openjpeg's `reduce`, through Pillow."""
+    pixels = stained(0, 0.6, tiles=8)
+    tiles = [pixels[y : y + 256, x : x + 256] for y in (0, 256) for x in (0, 256)]
+    coded = [imagecodecs.jpeg2k_encode(np.ascontiguousarray(tile), codecformat="j2k", level=80) for tile in tiles]
+    (tmp_path / "slides").mkdir()
+    text = "Aperio Image Library v12.0\n512x512 (256x256)|AppMag = 40|MPP = 0.25"
+    options = {"shape": pixels.shape, "dtype": np.uint8, "tile": (256, 256), "compression": "aperio_jp2000_rgb"}
+    tifffile.imwrite(
+        tmp_path / "slides" / "a.svs", iter(coded), photometric="rgb", description=text, metadata=None, **options
+    )
+
+    def run(**more):
+        settings = load_settings(options={"tile": SIDE, "dtype": "float32", "min_tissue": 0.0, **more})
+        outcome = stages.extract([tmp_path / "slides"], tmp_path / "job", settings, force=False, quiet=True)
+        assert not outcome.failed
+        return features_of(tmp_path, "a")
+
+    full, low = run(), run(jpeg2000="low-band")
+    assert "jpeg2000" not in full.passport
+    assert low.passport["jpeg2000"] == "low-band"
+    halves = []
+    for data in coded:
+        with Image.open(io.BytesIO(data)) as image:
+            image.reduce = 1
+            halves.append(np.asarray(image))
+    truth = np.concatenate([np.concatenate(halves[:2], 1), np.concatenate(halves[2:], 1)])
+    np.testing.assert_allclose(low.features, expected(truth, low.xy // 2), rtol=1e-5)
+    assert np.abs(low.features - full.features).max() > 0.01

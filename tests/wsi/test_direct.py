@@ -17,7 +17,6 @@ import wsi
 from wsi.blocks import BlockPlan
 from wsi.jpeg_header import read_header
 from wsi.plan import read_plan
-from wsi.readers.openslide import OpenSlideSlide
 from wsi.readers.tiff import TiffSlide
 
 CMU = "data/slides/CMU-1-Small-Region.svs"
@@ -102,25 +101,6 @@ def test_every_slide_of_the_zoo_shows_what_its_reader_shows(zoo):
                 with pytest.raises(wsi.TileReadError):
                     wsi.read_tile(slide, grid, i)
     assert served >= 10
-
-
-def test_a_reader_that_shows_other_pixels_is_believed(aperio, monkeypatch):
-    read = OpenSlideSlide._read
-    monkeypatch.setattr(OpenSlideSlide, "_read", lambda self, *box: 255 - read(self, *box))
-    with opened(aperio) as slide:
-        assert slide.native is None
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{"compression": "deflate", "compressionargs": {}}, {"compression": "lzw", "compressionargs": {}}],
-)
-def test_what_is_no_jpeg_is_left_to_the_other_readers(options, tmp_path):
-    path = write_aperio(tmp_path / "other.tif", smooth_picture(600, 600), **options)
-    with opened(path) as slide:
-        assert slide.native is None
-        grid = wsi.tile_grid(slide, None, wsi.TileSpec(256, MPP))
-        assert len(streamed(slide, grid)[0]) == len(grid)
 
 
 def written_over(path, tile, data, *, level=0):

@@ -1,7 +1,7 @@
 """Tiles straight from a TIFF file: one read for the compressed bytes, libjpeg-turbo for the pixels.
 
-Only what is surely understood is taken: tiled JPEG of three 8-bit samples. At opening, tiles are compared with what
-the slide's own reader shows; where they differ, nothing is read this way.
+What is no JPEG is decoded by one of `codecs`. `native_levels` says what of a file is surely understood, and `vote`
+compares it at opening with what the slide's own reader shows.
 """
 
 from __future__ import annotations
@@ -16,33 +16,13 @@ from numpy.typing import NDArray
 
 from wsi.errors import TileReadError
 from wsi.jpeg_header import read_header
-from wsi.readers.base import BaseSlide, FileIdentity
-from wsi.tiff_directory import (
-    BITS,
-    COMPRESSION,
-    JPEG_TABLES,
-    PHOTOMETRIC,
-    PLANAR,
-    TILE_HEIGHT,
-    TILE_WIDTH,
-    Directory,
-    TiffFile,
-    TiffProblemError,
-    pieces_expected,
-)
+from wsi.readers.base import FileIdentity
+from wsi.readers.codecs import Codec
 
-_JPEG, _RGB, _YCBCR = 7, 2, 6
 _START, _END = b"\xff\xd8", b"\xff\xd9"
-_ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"
-"""The marker that names a stream's colours, but for its last byte."""
 
 SCALES = (8, 4, 2, 1)
 """By what libjpeg can reduce while it decodes."""
-
-_SAME = 2
-"""Grey levels by which decoders of one family may differ."""
-_BOX, _ALIKE = 32, 6
-"""Means over boxes of so many px may differ by so many grey levels, where the reference lies between its pixels."""
 
 
 @dataclass
@@ -57,6 +37,8 @@ class NativeLevel:
         counts: (N,) int64, its bytes; 0 where the scanner left the tile out.
         tables: the JPEG tables that all tiles share, without the end marker.
         colour: the Adobe marker for streams that do not name their colours.
+        codec: decodes tiles that are no JPEG; None for JPEG.
+        placed_by_format: whether a format's own rules say where the tiles lie, which other readers may not know.
     """
 
     number: int
@@ -66,8 +48,10 @@ class NativeLevel:
     tile_height: int
     offsets: NDArray[np.int64]
     counts: NDArray[np.int64]
-    tables: bytes
-    colour: bytes
+    tables: bytes = b""
+    colour: bytes = b""
+    codec: Codec | None = None
+    placed_by_format: bool = False
     _seen: tuple[bytes, bytes] | None = field(default=None, init=False)
 
     @property
@@ -75,22 +59,38 @@ class NativeLevel:
         """Tiles per row of tiles."""
         return -(-self.width // self.tile_width)
 
+    def origin(self, tile: int) -> tuple[int, int]:
+        """Return where a tile lies, (x, y) px of this level."""
+        return tile % self.across * self.tile_width, tile // self.across * self.tile_height
+
+    def extent(self, tile: int) -> tuple[int, int]:
+        """Return (width, height) px of a tile without what lies beyond the level."""
+        x, y = self.origin(tile)
+        return min(self.tile_width, self.width - x), min(self.tile_height, self.height - y)
+
     @property
     def room(self) -> int:
         """Bytes to be left free in front of a tile's own, where what it lacks is put."""
         return len(self.tables) + len(self.colour)
+
+    @property
+    def scales(self) -> tuple[int, ...]:
+        """By what tiles can be reduced while they are decoded, most first."""
+        return SCALES if self.codec is None else self.codec.scales
 
     def decode(self, data: memoryview, scale: int = 1, into: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
         """Return the pixels of a tile, reduced by `scale`: a view that lasts until this thread decodes again.
 
         Args:
             data: `room` bytes to be written to, then the tile as it lies in the file.
-            scale: one of `SCALES`.
+            scale: one of `scales`.
             into: where to put the pixels instead, contiguous and as large as they are.
 
         Raises:
-            ValueError: the bytes are no whole JPEG of the size that the tags state.
+            ValueError: the bytes are no whole tile of the size that the tags state.
         """
+        if self.codec is not None:
+            return _put(self.codec.decode(data, scale), into)
         room, seen = self.room, self._seen  # the tiles of a level differ in their pixels, rarely in their headers
         if seen is None or data[room : room + len(seen[0])] != seen[0]:
             seen = self._seen = self._look_at(bytes(data[room:]))
@@ -171,102 +171,11 @@ class _OpenFile:
         os.close(self.descriptor)
 
 
-def native_tiles(slide: BaseSlide) -> NativeTiles | None:
-    """Return the compressed tiles of a slide in a TIFF file, None where no level can be read that way."""
-    try:
-        with TiffFile(slide.path) as tiff:
-            levels = () if tiff.is_ndpi else tuple(_level(tiff, slide, n) for n in range(len(slide.levels)))
-            if not any(levels):
-                return None
-            native = NativeTiles(slide.name, levels, tiff.duplicate())
-    except (TiffProblemError, OSError):
-        return None
-    native.levels = tuple(one if one is not None and _agrees(native, one, slide) else None for one in levels)
-    if any(native.levels):
-        return native
-    native.close()
-    return None
-
-
-def _level(tiff: TiffFile, slide: BaseSlide, number: int) -> NativeLevel | None:
-    """Return the tiles of a level; None where it is unclear which directory holds it, or it is of another kind."""
-    level = slide.levels[number]
-    candidates = [d for d in tiff.every() if (d.width, d.height) == (level.width, level.height)]
-    if len(candidates) != 1 or not _is_plain(candidates[0]):
-        return None
-    directory = candidates[0]
-    pieces = pieces_expected(directory)
-    offsets, counts = (values[:pieces].astype(np.int64) for values in directory.places)
-    if number and not counts.all():
-        return None  # OpenSlide fills such gaps from sharper levels
-    tables = directory.numbers(JPEG_TABLES).tobytes()
-    rgb = directory.number(PHOTOMETRIC, _RGB) == _RGB
-    return NativeLevel(
-        number=number,
-        width=level.width,
-        height=level.height,
-        tile_width=directory.number(TILE_WIDTH, 0),
-        tile_height=directory.number(TILE_HEIGHT, 0),
-        offsets=offsets,
-        counts=counts,
-        tables=tables.removesuffix(_END) if tables.startswith(_START) else _START,
-        colour=_ADOBE + (b"\0" if rgb else b"\1"),
-    )
-
-
-def _is_plain(directory: Directory) -> bool:
-    bits = directory.numbers(BITS)
-    return (
-        directory.tiled
-        and directory.number(COMPRESSION, 1) == _JPEG
-        and directory.number(PHOTOMETRIC, _RGB) in (_RGB, _YCBCR)
-        and directory.samples == 3
-        and directory.number(PLANAR, 1) == 1
-        and bool(len(bits) and (bits == 8).all())
-    )
-
-
-def _agrees(native: NativeTiles, level: NativeLevel, slide: BaseSlide) -> bool:
-    """Say whether the fullest tile, and on level 0 the last one, look as the slide's own reader shows them."""
-    full = level.counts.nonzero()[0]
-    tiles = [int(level.counts.argmax()), int(full[-1])] if len(full) else []
-    compared = 0
-    for tile in tiles[:1] if level.number else tiles:
-        try:
-            (data,) = native.fetch(level, [tile])
-            if isinstance(data, OSError):
-                continue
-            ours = level.decode(data)
-            wanted, ours = _reference(slide, level, tile, ours)
-        except (ValueError, TileReadError):
-            continue  # damaged: says nothing about the others
-        if not _alike(ours, wanted, exact=slide.levels[level.number].downsample == (1.0, 1.0)):
-            return False
-        compared += 1
-    return compared > 0
-
-
-def _reference(
-    slide: BaseSlide, level: NativeLevel, tile: int, ours: NDArray[np.uint8]
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Return the reader's pixels of a tile, and ours, both without what lies beyond the picture."""
-    x, y = tile % level.across * level.tile_width, tile // level.across * level.tile_height
-    width, height = min(level.tile_width, level.width - x), min(level.tile_height, level.height - y)
-    dx, dy = slide.levels[level.number].downsample
-    return slide.read(round(x * dx), round(y * dy), width, height, level=level.number), ours[:height, :width]
-
-
-def _alike(one: NDArray[np.uint8], other: NDArray[np.uint8], *, exact: bool) -> bool:
-    if exact:
-        return int(np.abs(one.astype(np.int16) - other).max()) <= _SAME
-    return bool(np.abs(_box_means(one) - _box_means(other)).max() <= _ALIKE)
-
-
-def _box_means(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
-    height, width = (max(1, side // _BOX) for side in pixels.shape[:2])
-    tall, wide = min(_BOX, pixels.shape[0]), min(_BOX, pixels.shape[1])
-    boxes = pixels[: height * tall, : width * wide].reshape(height, tall, width, wide, 3)
-    return np.asarray(boxes.mean((1, 3)), np.float64)
+def _put(pixels: NDArray[np.uint8], into: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
+    if into is None:
+        return pixels
+    into[...] = pixels
+    return into
 
 
 _spare = threading.local()

@@ -1,0 +1,96 @@
+"""Which tiles of a TIFF file make up which level of a slide, where that is surely understood."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from wsi.readers.base import BaseSlide
+from wsi.readers.codecs import codec_of
+from wsi.readers.direct import NativeLevel, NativeTiles
+from wsi.tiff_directory import (
+    BITS,
+    COMPRESSION,
+    JPEG_TABLES,
+    PHOTOMETRIC,
+    PLANAR,
+    TILE_HEIGHT,
+    TILE_WIDTH,
+    Directory,
+    TiffFile,
+    TiffProblemError,
+    pieces_expected,
+)
+
+_JPEG, _RGB, _YCBCR = 7, 2, 6
+_START, _END = b"\xff\xd8", b"\xff\xd9"
+_ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"
+"""The marker that names a stream's colors, but for its last byte."""
+
+
+def find_native_tiles(slide: BaseSlide, *, low_band: bool = False) -> NativeTiles | None:
+    """Return the compressed tiles of a slide in a TIFF file, None where no level can be read that way.
+
+    Nothing is decoded: whether they show what the slide's reader shows is not known yet.
+
+    Args:
+        slide: open; its file is opened once more.
+        low_band: reduce JPEG 2000 by leaving out its finer bands.
+    """
+    try:
+        with TiffFile(slide.path) as tiff:
+            count = 0 if tiff.is_ndpi else len(slide.levels)
+            levels = tuple(_level(tiff, slide, number, low_band=low_band) for number in range(count))
+            return NativeTiles(slide.name, levels, tiff.duplicate()) if any(levels) else None
+    except (TiffProblemError, OSError):
+        return None
+
+
+def _level(tiff: TiffFile, slide: BaseSlide, number: int, *, low_band: bool) -> NativeLevel | None:
+    """Return the tiles of a level; None where it is unclear which directory holds it, or it is of another kind."""
+    level = slide.levels[number]
+    candidates = [d for d in tiff.every() if (d.width, d.height) == (level.width, level.height)]
+    if len(candidates) != 1 or not _is_plain(candidates[0]):
+        return None
+    directory = candidates[0]
+    jpeg = directory.number(COMPRESSION, 1) == _JPEG
+    codec = None if jpeg else codec_of(directory, low_band=low_band)
+    if codec is None and not (jpeg and _is_plain_jpeg(directory)):
+        return None
+    pieces = pieces_expected(directory)
+    offsets, counts = (values[:pieces].astype(np.int64) for values in directory.places)
+    if number and not counts.all():
+        return None  # OpenSlide fills such gaps from sharper levels
+    tables, colour = _shared(directory) if jpeg else (b"", b"")
+    return NativeLevel(
+        number=number,
+        width=level.width,
+        height=level.height,
+        tile_width=directory.number(TILE_WIDTH, 0),
+        tile_height=directory.number(TILE_HEIGHT, 0),
+        offsets=offsets,
+        counts=counts,
+        tables=tables,
+        colour=colour,
+        codec=codec,
+    )
+
+
+def _is_plain(directory: Directory) -> bool:
+    bits = directory.numbers(BITS)
+    return (
+        directory.tiled
+        and directory.samples in (3, 4)
+        and directory.number(PLANAR, 1) == 1
+        and bool(len(bits) and (bits == 8).all())
+    )
+
+
+def _is_plain_jpeg(directory: Directory) -> bool:
+    return directory.samples == 3 and directory.number(PHOTOMETRIC, _RGB) in (_RGB, _YCBCR)
+
+
+def _shared(directory: Directory) -> tuple[bytes, bytes]:
+    """Return what JPEG tiles lack: the tables they share, and the marker that names their colors."""
+    tables = directory.numbers(JPEG_TABLES).tobytes()
+    rgb = directory.number(PHOTOMETRIC, _RGB) == _RGB
+    return tables.removesuffix(_END) if tables.startswith(_START) else _START, _ADOBE + (b"\0" if rgb else b"\1")
