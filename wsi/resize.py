@@ -5,6 +5,8 @@ Every source pixel counts by the share of it that lies under the target pixel, s
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -12,23 +14,57 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import sparse
 
+_MANY = 1000
+"""Resizes after which numba, where it is installed, has paid for the seconds that its import takes."""
+
+AreaMeans = Callable[[NDArray[np.uint8], sparse.csr_matrix, sparse.csr_matrix], NDArray[np.uint8]]
+
 
 def resize_area(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
     """Return `image` (H, W, 3) as (height, width, 3), uint8, each pixel the mean of the area it covers.
 
     Where the target is larger, the same rule repeats pixels and blends at their borders. Halves, quarters and
     eighths are left to Pillow's `reduce`, which computes the same and is twice as fast (at other factors it rounds
-    down); both let other threads run meanwhile.
+    down); all let other threads run meanwhile.
     """
     rows, columns = image.shape[:2]
     if (rows, columns) == (height, width):
         return image
     if columns / width == rows / height and columns / width in (2, 4, 8):
         return np.asarray(Image.fromarray(image).reduce((columns // width, rows // height)))
-    down = weights(rows, height) @ image.reshape(rows, columns * 3).astype(np.float32)
-    turned = np.ascontiguousarray(down.reshape(height, columns, 3).transpose(1, 0, 2)).reshape(columns, height * 3)
-    across = (weights(columns, width) @ turned).reshape(width, height, 3).transpose(1, 0, 2)
-    return np.asarray(across + 0.5, np.uint8)
+    return _how()(np.ascontiguousarray(image), weights(rows, height), weights(columns, width))
+
+
+def area_means(image: NDArray[np.uint8], down: sparse.csr_matrix, across: sparse.csr_matrix) -> NDArray[np.uint8]:
+    """Return `image` (H, W, 3) as (h, w, 3): sums of its pixels by (h, H) and (w, W) weights."""
+    (height, rows), (width, columns) = down.shape, across.shape
+    lines = down @ image.reshape(rows, columns * 3).astype(np.float32)
+    turned = np.ascontiguousarray(lines.reshape(height, columns, 3).transpose(1, 0, 2)).reshape(columns, height * 3)
+    means = (across @ turned).reshape(width, height, 3).transpose(1, 0, 2)
+    return np.asarray(means + np.float32(0.5), np.uint8)
+
+
+class _Way:
+    """Which of the two computes area means."""
+
+    def __init__(self) -> None:
+        self.compute: AreaMeans = area_means
+        self.left = _MANY
+        self.change = threading.Lock()
+
+
+_way = _Way()
+
+
+def _how() -> AreaMeans:
+    _way.left -= 1  # threads may miss one another's count: it is no more than a hint
+    if _way.left < 0 and _way.compute is area_means and _way.change.acquire(blocking=False):
+        try:
+            from wsi.resize_compiled import area_means as compiled
+        except ImportError:  # it was not installed; the lock is kept, so that no one tries again
+            return area_means
+        _way.compute = compiled
+    return _way.compute
 
 
 @lru_cache(maxsize=256)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import openslide
 import pytest
@@ -10,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import wsi
-from wsi.resize import resize_area, weights
+from wsi import resize
+from wsi.resize import area_means, resize_area, weights
 
 
 def area_mean(image, width, height):
@@ -35,6 +38,32 @@ def test_resize_is_the_exact_area_mean(rows, columns, height, width, seed):
     got = resize_area(image, width, height)
     assert got.dtype == np.uint8
     assert abs(got - area_mean(image, width, height)).max() <= 0.51
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 40), st.integers(1, 40), st.integers(0, 9))
+def test_compiled_or_not_gives_the_same_bytes(rows, columns, height, width, seed):
+    compiled = pytest.importorskip("wsi.resize_compiled")
+    image = np.random.default_rng(seed).integers(0, 256, (rows, columns, 3)).astype(np.uint8)
+    down, across = weights(rows, height), weights(columns, width)
+    assert np.array_equal(compiled.area_means(image, down, across), area_means(image, down, across))
+
+
+def test_many_resizes_change_to_the_compiled_way(monkeypatch):
+    compiled = pytest.importorskip("wsi.resize_compiled")
+    way = resize._Way()
+    way.left = 2
+    monkeypatch.setattr(resize, "_way", way)
+    used = [resize._how() for _ in range(4)]
+    assert used == [area_means, area_means, compiled.area_means, compiled.area_means]
+
+
+def test_without_numba_nothing_changes(monkeypatch):
+    way = resize._Way()
+    way.left = 0
+    monkeypatch.setattr(resize, "_way", way)
+    monkeypatch.setitem(sys.modules, "wsi.resize_compiled", None)
+    assert [resize._how() for _ in range(3)] == [area_means] * 3
 
 
 @settings(max_examples=60, deadline=None)
