@@ -24,6 +24,7 @@ app = typer.Typer(
 Slides = Annotated[list[Path], typer.Argument(help="A folder (searched recursively), slides, or a CSV manifest.")]
 Job = Annotated[Path, typer.Argument(help="Job folder.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Job folder; run again on it to resume.")]
+MaybeOut = Annotated[Path | None, typer.Option("--out", "-o", help="Job folder that the run would go to.")]
 LabelsFile = Annotated[Path, typer.Option("--labels", "-l", help="CSV with slide_id, label and best case_id.")]
 MaybeLabels = Annotated[Path | None, typer.Option("--labels", "-l", help="CSV with slide_id, label and best case_id.")]
 Model = Annotated[str, typer.Option("--model", "-m", help="Name of a model of the job, or a model folder.")]
@@ -150,6 +151,50 @@ def extract(
     outcome = stages.extract(slides, out, settings, limit=limit, force=force, offline=offline, quiet=quiet)
     show(outcome, json_)
     return outcome.exit_code
+
+
+@app.command()
+@guarded
+def plan(
+    slides: Slides,
+    out: MaybeOut = None,
+    config: Config = None,
+    set_: Assign = None,
+    mpp: Mpp = None,
+    tile: Tile = None,
+    overlap: Overlap = None,
+    min_tissue: MinTissue = None,
+    slide_mpp: SlideMpp = None,
+    allow_upsampling: Upsampling = None,
+    encoder: EncoderName = None,
+    weights: Weights = None,
+    stain: Stain = None,
+    device: Device = None,
+    workers: Workers = None,
+    memory: Memory = None,
+    batch_size: BatchSize = None,
+    max_bad_tiles: MaxBad = None,
+    probe: Annotated[float, typer.Option(min=1, help="Seconds to measure and count at most.")] = 20,
+    limit: Limit = None,
+    force: Force = False,
+    offline: Offline = False,
+    json_: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> int:
+    """Dry run of extract: tiles, GB, workers, memory, hours, and the bottleneck, from a short probe.
+
+    With -o it counts only what that job lacks, says what would be done again and why, and leaves a record that the
+    run is held against.
+
+    Example: slidemil plan slides/ -o job --encoder resnet18 --weights resnet18.safetensors
+    """
+    from . import stages
+
+    settings = _settings(config, set_, _extract_options(locals()))
+    result = stages.plan(slides, out, settings, seconds=probe, limit=limit, force=force, offline=offline, quiet=quiet)
+    show(result, json_)
+    return result.exit_code
 
 
 @app.command()

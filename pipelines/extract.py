@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 import wsi
 
 from .config import ExtractSettings
+from .counting import size_of
 from .features import decisive
 from .jobfolder import JobFolder, Tiling, tiling_name
 from .manifest import Manifest, SlideEntry
@@ -22,13 +22,14 @@ from .progress import Progress
 from .provenance import Run, series_sha256
 from .records import Record, changed_parts, current, forget, read_record
 from .slide_work import SlideWork, finish_slide, passport_name, prepare
-from .timing import StageClock, bottleneck
+from .timing import StageClock
+from .watch import Watch
 
 if TYPE_CHECKING:
     from mil import Encoder
 
 
-_STAGES = ("hash", "prepare", "stain", "encode")
+_STAGES = ("hash", "prepare", "stain", "encode", "write")
 
 
 @dataclass
@@ -49,8 +50,9 @@ class Extraction:
     warnings: list[str] = field(default_factory=list)
     clocks: dict[str, StageClock] = field(default_factory=lambda: {name: StageClock() for name in _STAGES})
     stopping: bool = False
+    hashed: int = 0
+    tiles: int = 0
     _works: list[SlideWork | None] = field(default_factory=list)
-    _tiles: int = 0
     _empty: int = 0
 
     @property
@@ -79,8 +81,9 @@ class Extraction:
             except OSError as error:
                 self._unreachable(entry, error)
                 continue
-            parts = self._parts(entry, digest)
-            record = self._finished(entry, parts)
+            self.hashed += size_of(entry)
+            parts = self.parts(entry, digest)
+            record = self.finished(entry, parts)
             if record is None:
                 self._say_what_changed(entry, parts)
                 yield entry, parts
@@ -101,10 +104,14 @@ class Extraction:
                 self._empty += 1
                 self.close(work)
                 continue
-            self._tiles += len(work.grid.xy)
-            self._works.append(work)
-            self.progress.total(self._expected_tiles(len(manifest.entries)))
+            self.add(work)
+            self.progress.total(round(self.expected_tiles(len(manifest.entries))))
             yield work.slide, work.grid
+
+    def add(self, work: SlideWork) -> None:
+        """Take a slide in: the next one that the stream reads."""
+        self.tiles += len(work.grid.xy)
+        self._works.append(work)
 
     def take(self, batch: wsi.TileBatch) -> None:
         """Normalize and encode a batch, keep its rows, and finish the slides that it completes."""
@@ -162,11 +169,19 @@ class Extraction:
                 out[mine] = pixels[mine] if params is None else params.apply(pixels[mine])
         return out
 
-    def _expected_tiles(self, slides: int) -> int:
+    @property
+    def opened(self) -> int:
+        """How many slides with tiles were opened."""
+        return len(self._works)
+
+    @property
+    def seen(self) -> int:
+        """How many slides were looked at."""
+        return self.opened + len(self.failures) + len(self.skipped) + self._empty
+
+    def expected_tiles(self, slides: int) -> float:
         """Return the tiles of the slides opened so far, and as many for each other slide as these have on average."""
-        opened = len(self._works)
-        seen = opened + len(self.failures) + len(self.skipped) + self._empty
-        return self._tiles + round(self._tiles / opened * max(0, slides - seen))
+        return self.tiles + self.tiles / max(self.opened, 1) * max(0, slides - self.seen)
 
     def _work(self, ordinal: int) -> SlideWork:
         work = self._works[ordinal]
@@ -177,9 +192,10 @@ class Extraction:
         work = self._work(ordinal)
         if work.complete:
             self._works[ordinal] = None
-            self.close(work)
+            with self.clocks["write"].of(1):
+                self.close(work)
 
-    def _finished(self, entry: SlideEntry, parts: Mapping[str, Any]) -> Record | None:
+    def finished(self, entry: SlideEntry, parts: Mapping[str, Any]) -> Record | None:
         """Return the record of a slide that needs no more work, None where there is work to do."""
         output = self.output(entry.slide_id)
         old = read_record(self.job, output)
@@ -195,13 +211,14 @@ class Extraction:
         """Keep finished features of a slide that cannot be read just now; any other has failed."""
         what = f"cannot be read ({error.strerror or error})"
         old = read_record(self.job, self.output(entry.slide_id))
-        if old is not None and self._finished(entry, self._parts(entry, str(old.parts.get("slide")))):
+        if old is not None and self.finished(entry, self.parts(entry, str(old.parts.get("slide")))):
             self._skip(entry, old)
             self.warnings.append(f"{entry.slide_id}: {what}; its finished features are kept")
             return
         self.fail(entry, wsi.UnreadableSlideError(entry.path.name, what, "Check the path and its rights."))
 
-    def _parts(self, entry: SlideEntry, digest: str) -> dict[str, Any]:
+    def parts(self, entry: SlideEntry, digest: str) -> dict[str, Any]:
+        """Return everything that determines the features of a slide, whose bytes have this hash."""
         s = self.settings
         return {
             "slide": digest,
@@ -214,10 +231,14 @@ class Extraction:
         self.facts[entry.slide_id] = dict(record.facts)
         self.skipped.append(entry.slide_id)
 
-    def _say_what_changed(self, entry: SlideEntry, parts: Mapping[str, Any]) -> None:
+    def changed(self, entry: SlideEntry, parts: Mapping[str, Any]) -> list[str]:
+        """Name what differs from the parts that the features lying there were made from; nothing where none lie."""
         old = read_record(self.job, self.output(entry.slide_id))
         changed = changed_parts(old, parts) if old else []
-        changed = [name for name in changed if not name.startswith("mpp.")] or changed
+        return [name for name in changed if not name.startswith("mpp.")] or changed
+
+    def _say_what_changed(self, entry: SlideEntry, parts: Mapping[str, Any]) -> None:
+        changed = self.changed(entry, parts)
         if changed:
             self.run.log("redo", slide=entry.slide_id, changed=changed)
             note = f"made anew because this changed: {', '.join(changed[:4])}"
@@ -254,25 +275,23 @@ def extract(extraction: Extraction, manifest: Manifest) -> Outcome:
         EnvironmentFault: the job folder cannot be written.
     """
     s = extraction.settings
-    began = time.monotonic()
     stream = wsi.stream(
         extraction.sources(manifest),
         batch_size=s.batch_size,
         workers=s.workers or None,
         memory=int(s.memory_gb * 1e9),
     )
+    watch = Watch(extraction, stream, manifest)
     try:
         for batch in stream:
             extraction.take(batch)
-            extraction.progress.advance(len(batch.ok), note=f"encoder waits {stream.record().wait:.0%}")
+            extraction.progress.advance(len(batch.ok), note=watch.note())
     finally:
         extraction.stopping = True
         stream.close()
         extraction.abandon()
-    record = stream.record()
-    rates = {"read": record.to_dict()} if record.tiles else {}
-    rates |= {name: clock.to_dict() for name, clock in extraction.clocks.items() if clock.things and record.tiles}
-    extraction.run.facts |= {"rates": rates, "seconds_extract": round(time.monotonic() - began, 3)}
+    found = watch.end()
+    extraction.run.facts |= found.facts
     return Outcome(
         found=len(manifest.entries),
         done=tuple(extraction.fresh),
@@ -280,8 +299,10 @@ def extract(extraction: Extraction, manifest: Manifest) -> Outcome:
         failed=tuple(extraction.failures[name] for name in sorted(extraction.failures)),
         outputs=tuple(sorted(extraction.outputs)),
         warnings=tuple(extraction.warnings),
-        rates=rates,
-        bottleneck=bottleneck(rates),
+        rates=found.rates,
+        bottleneck=found.verdict.text,
+        text=found.text,
+        more=found.more,
     )
 
 

@@ -121,7 +121,8 @@ def _from_folder(folder: Path, seen: list[Path], notes: list[str]) -> list[Slide
         kinds = Counter(path.suffix.lower() or "no extension" for path in files)
         kinds.subtract(Counter(path.suffix.lower() or "no extension" for path in slides))
         listed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(4) if count > 0)
-        notes.append(f"{folder}: {passed} files are no slides and were passed over ({listed})")
+        what = "1 file is no slide and was" if passed == 1 else f"{passed} files are no slides and were"
+        notes.append(f"{folder}: {what} passed over ({listed})")
     return _join_series(slides, folder)
 
 

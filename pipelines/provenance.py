@@ -71,18 +71,26 @@ def slide_sha256(job: JobFolder, slide_id: str, path: Path) -> str:
     Raises:
         OSError: the file cannot be read.
     """
-    state = FileState.of(path)
-    stamp = [str(path.resolve()), state.size, state.mtime_ns, state.inode]
-    cache = job.hashes / f"{slide_id}.json"
-    try:
-        known = json.loads(cache.read_text(encoding="utf-8"))
-        if known["stamp"] == stamp:
-            return str(known["sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
+    stamp = _stamp(path)
+    known = _remembered(job, slide_id, stamp)
+    if known is not None:
+        return known
     digest = sha256_file(path)
-    write_json(cache, {"stamp": stamp, "sha256": digest})
+    write_json(job.hashes / f"{slide_id}.json", {"stamp": stamp, "sha256": digest})
     return digest
+
+
+def _stamp(path: Path) -> list[str | int]:
+    state = FileState.of(path)
+    return [str(path.resolve()), state.size, state.mtime_ns, state.inode]
+
+
+def _remembered(job: JobFolder, slide_id: str, stamp: list[str | int]) -> str | None:
+    try:
+        known = json.loads((job.hashes / f"{slide_id}.json").read_text(encoding="utf-8"))
+        return str(known["sha256"]) if known["stamp"] == stamp else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def series_sha256(job: JobFolder, slide_id: str, files: Sequence[Path]) -> str:
@@ -91,6 +99,18 @@ def series_sha256(job: JobFolder, slide_id: str, files: Sequence[Path]) -> str:
         return slide_sha256(job, slide_id, files[0])
     parts = [slide_sha256(job, f"{slide_id}.{number}", path) for number, path in enumerate(files)]
     return sha256_json(parts)
+
+
+def known_sha256(job: JobFolder, slide_id: str, files: Sequence[Path]) -> str | None:
+    """Return what `series_sha256` would, where it is remembered; reads no slide and writes nothing."""
+    names = [slide_id] if len(files) == 1 else [f"{slide_id}.{number}" for number in range(len(files))]
+    try:
+        known = [_remembered(job, name, _stamp(path)) for name, path in zip(names, files, strict=True)]
+    except OSError:
+        return None
+    if any(digest is None for digest in known):
+        return None
+    return known[0] if len(known) == 1 else sha256_json(known)
 
 
 @dataclass

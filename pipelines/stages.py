@@ -56,6 +56,39 @@ def extract(
     return _extract(job, run, mine, everything, settings.extract, encoder, force=force, quiet=quiet)
 
 
+def plan(
+    slides: Sequence[Path],
+    out: Path | None,
+    settings: Settings,
+    *,
+    seconds: float = 20.0,
+    limit: int | None = None,
+    force: bool = False,
+    offline: bool = False,
+    quiet: bool = False,
+) -> Said:
+    """Dry run: what `extract` would do and take. Writes nothing, but where `out` is given the record of the plan.
+
+    Raises:
+        NothingMatchedError: no slide was found.
+        mil.WeightsError: the encoder has no weights.
+    """
+    from .planning import keep, make_plan, say_plan
+
+    found = find_slides(slides)
+    if limit is not None:
+        found = replace(found, entries=found.entries[:limit])
+    encoder = _encoder(settings.extract, offline)
+    job = None if out is None else JobFolder(out)
+    mine = found if job is None else tables.join(job, found)[0]
+    with progress("plan", "slides", quiet=quiet) as bar:
+        made = make_plan(mine, settings.extract, encoder, job, seconds, force=force, bar=bar)
+    if job is not None:
+        run = Run(job, "plan", {"slides": [path.name for path in slides], **dataclasses.asdict(settings)})
+        keep(made, run, settings.extract, encoder)
+    return say_plan(made, settings.extract, encoder, mine.notes)
+
+
 def train(
     out: Path,
     labels: Path,
@@ -296,7 +329,7 @@ def _extract(
     run_facts = {**outcome.to_json(), "outputs": len(outcome.outputs)}
     run.finish(outcome.status, outcome=run_facts, bottleneck=outcome.bottleneck)
     folder = work.output("x").parent.relative_to(job.root).as_posix()
-    return replace(outcome, warnings=(*mine.notes, *outcome.warnings), more={"features": folder})
+    return replace(outcome, warnings=(*mine.notes, *outcome.warnings), more={"features": folder, **outcome.more})
 
 
 def _learn(

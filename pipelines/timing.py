@@ -1,37 +1,48 @@
-"""Rates and waits of the stages of a run, and the sentence that names the bottleneck."""
+"""Rates, waits and core seconds of the stages of a run, measured while it goes."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-_WAIT_THAT_MATTERS = 0.05
+from wsi.thread_clock import Spent, ThreadClock
 
 
 @dataclass
 class StageClock:
-    """Measures one stage that works batch by batch.
+    """Measures one stage that works batch by batch, in one thread at a time.
 
     Attributes:
         things: tiles (slides, where slides are prepared) that went through.
         seconds: duration of each batch.
+        core: core seconds of the thread.
+        queued: seconds in which the thread waited for a core.
     """
 
     things: int = 0
     seconds: list[float] = field(default_factory=list)
+    core: float = 0.0
+    queued: float = 0.0
 
     @contextmanager
     def of(self, things: int) -> Iterator[None]:
         """Time one batch of so many things."""
-        began = time.perf_counter()
-        yield
-        self.seconds.append(time.perf_counter() - began)
+        with ThreadClock() as clock:
+            before, began = clock.read(), time.perf_counter()
+            yield
+            self.add(things, time.perf_counter() - began, clock.read().since(before))
+
+    def add(self, things: int, seconds: float, spent: Spent) -> None:
+        """Count one batch."""
+        self.seconds.append(seconds)
         self.things += things
+        self.core += spent.core
+        self.queued += spent.queued
 
     def to_dict(self) -> dict[str, Any]:
         """Return λ (things per second while busy), W (s per batch) and L, the things in the stage while busy."""
@@ -45,25 +56,7 @@ class StageClock:
             "L": round(rate * float(took.mean()), 3),
             "wait": 0.0,
             "things": self.things,
-            "busy": round(busy, 3),
+            "busy": round(busy, 6),
+            "core": round(self.core, 6),
+            "queued": round(self.queued, 6),
         }
-
-
-def bottleneck(rates: Mapping[str, Mapping[str, Any]]) -> str:
-    """Say in one sentence what limited the run.
-
-    The consumer (stain and encoder) either waits for tiles or it does not: its share of waiting decides. What would
-    help comes from the queue's own plan.
-    """
-    read = rates.get("read", {})
-    if not read.get("tiles"):
-        return "nothing was read"
-    wait = float(read.get("wait") or 0.0)
-    if wait > _WAIT_THAT_MATTERS:
-        kind, _, cure = str(read.get("text", "")).partition("; ")
-        if read.get("capped_by"):
-            return f"{kind.partition(':')[0]}: encoder waits {wait:.0%} · {cure}"
-        return f"preparation-bound: encoder waits {wait:.0%}, mostly for slides to be hashed, opened, looked through"
-    stages = {name: float(rates[name]["busy"]) for name in ("stain", "encode") if name in rates}
-    slowest = max(stages, key=lambda name: stages[name], default="encode")
-    return f"{'encoder' if slowest == 'encode' else slowest}-bound: it waits {wait:.0%} of the time for tiles"

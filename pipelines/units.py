@@ -32,3 +32,12 @@ def worker_count(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise UsageError(f"--workers {text}: write auto, or a whole number from 1.")
     return int(text)
+
+
+def duration(seconds: float) -> str:
+    """Return `4.2 s`, `3 min 20 s` or `2 h 05 min`."""
+    if seconds < 59.5:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"

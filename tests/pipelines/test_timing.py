@@ -1,4 +1,4 @@
-"""The sentence that names the bottleneck says who waited for whom."""
+"""The clocks of the stages keep Little's law, and tell core seconds from waiting."""
 
 from __future__ import annotations
 
@@ -6,28 +6,7 @@ import time
 
 import pytest
 
-from pipelines.timing import StageClock, bottleneck
-
-
-def read(wait, capped_by=None, text="the readers keep up"):
-    return {"tiles": 100, "wait": wait, "capped_by": capped_by, "text": text}
-
-
-@pytest.mark.parametrize(
-    ("rates", "verdict"),
-    [
-        ({}, "nothing was read"),
-        ({"read": read(0.01), "encode": {"busy": 3.0}, "stain": {"busy": 1.0}}, "encoder-bound"),
-        ({"read": read(0.01), "encode": {"busy": 1.0}, "stain": {"busy": 3.0}}, "stain-bound"),
-        ({"read": read(0.4), "encode": {"busy": 1.0}}, "preparation-bound: encoder waits 40%"),
-        (
-            {"read": read(0.4, "cores", "reader-bound: x; 2 more readers would give about 1.4x")},
-            "reader-bound: encoder waits 40% · 2 more readers would give about 1.4x",
-        ),
-    ],
-)
-def test_verdicts(rates, verdict):
-    assert bottleneck(rates).startswith(verdict)
+from pipelines.timing import StageClock
 
 
 def test_a_stage_clock_obeys_littles_law():
@@ -39,3 +18,15 @@ def test_a_stage_clock_obeys_littles_law():
     assert found["L"] == pytest.approx(found["lambda"] * found["W_mean"], rel=1e-3)
     assert found["W_mean"] == pytest.approx(0.02, abs=0.02)
     assert found["things"] == 30
+    assert found["core"] < 0.01
+
+
+def test_core_seconds_of_a_stage_are_those_of_its_thread():
+    clock = StageClock()
+    with clock.of(1):
+        ends = time.thread_time() + 0.05
+        while time.thread_time() < ends:
+            pass
+    found = clock.to_dict()
+    assert found["core"] == pytest.approx(0.05, abs=0.02)
+    assert found["core"] + found["queued"] == pytest.approx(found["busy"], rel=0.2)

@@ -1,0 +1,161 @@
+"""A plan in figures and in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from wsi.littles_law import Line
+
+from .config import ExtractSettings
+from .units import duration
+from .verdict import READ, TAKE
+
+if TYPE_CHECKING:
+    from .planning import Plan
+
+_NAMES = {
+    "hash": "hash",
+    "prepare": "open, tissue",
+    "storage": "disk read",
+    "decode": "decode, resize",
+    "stain": "stain",
+    "encode": "encode",
+    "write": "write",
+}
+
+
+def figures(plan: Plan, settings: ExtractSettings, device: str) -> dict[str, Any]:
+    """Return the figures of a plan, as `--json` prints them."""
+    guess, expected = plan.estimate, plan.forecast
+    per_tile = plan.probe.bytes_per_tile if plan.probe else None
+    found: dict[str, Any] = {
+        "tiles": {
+            "expected": round(guess.expected),
+            "low": round(guess.low),
+            "high": round(guess.high),
+            "exact": guess.exact,
+            "slides_counted": guess.counted,
+        },
+        "gb": {
+            "to_hash": round(plan.bytes_to_hash / 1e9, 3),
+            "tiles": None if per_tile is None else round(per_tile * guess.expected / 1e9, 3),
+        },
+        "memory_gb": round(plan.memory / 1e9, 2),
+        "device": device,
+    }
+    if expected is None:
+        return found | {"seconds": 0.0, "hours": 0.0, "bottleneck": "nothing to be measured", "verdict": None}
+    spread = guess.expected or 1.0
+    return found | {
+        "workers": expected.readers,
+        "depth": expected.depth,
+        "cores": expected.line.cores,
+        "seconds": round(expected.seconds, 2),
+        "seconds_low": round(expected.seconds * guess.low / spread, 2),
+        "seconds_high": round(expected.seconds * guess.high / spread, 2),
+        "hours": round(expected.seconds / 3600, 4),
+        "bottleneck": expected.verdict.text,
+        "verdict": expected.verdict.to_dict(),
+        "one_more": _one_more(expected.line, device, settings),
+        "stages": _stages(plan),
+    }
+
+
+def lines(plan: Plan, data: Mapping[str, Any]) -> list[str]:
+    """Return a plan in words."""
+    slides, tiles = data["slides"], data["tiles"]
+    out = [
+        f"{slides['found']} slides: {slides['to_do']} to do, {slides['done']} done, {slides['failed']} cannot be used",
+        *(f"  cannot      {f['slide']}: {f['cause']}. {f['mend']}".rstrip() for f in data["failed"]),
+        *_redo_lines(plan),
+    ]
+    if plan.forecast is None:
+        why = "nothing to do" if not slides["to_do"] else "no slide of the sample has a tile: no time can be told"
+        return [*out, f"  {why}"]
+    counted = "counted on all of them"
+    if not tiles["exact"]:
+        counted = f"{tiles['low']:,} to {tiles['high']:,}: counted on {tiles['slides_counted']} slides"
+    out.append(f"  tiles       {'' if tiles['exact'] else 'about '}{tiles['expected']:,} ({counted})")
+    read = f", about {data['gb']['tiles']:.2g} GB of tiles" if data["gb"]["tiles"] is not None else ""
+    out += [
+        f"  to read     {data['gb']['to_hash']:.3g} GB to be hashed{read}",
+        f"  workers     {_plural(data['workers'], 'reader')}, queue depth {data['depth']} tiles, "
+        f"{_plural(data['cores'], 'core')}, encoder on {data['device']}",
+        f"  memory      about {data['memory_gb']:.2g} GB",
+        f"  time        about {_range(data)}",
+        f"  bottleneck  {data['bottleneck']}",
+        f"  one more    {_gains(data['one_more'])}",
+        "  stage             one worker         one piece takes (99 % under)",
+        *(_row(stage) for stage in data["stages"].values()),
+    ]
+    return out
+
+
+def _redo_lines(plan: Plan) -> list[str]:
+    reasons: dict[str, list[str]] = {}
+    for name, changed in plan.triage.redo.items():
+        reasons.setdefault(", ".join(changed[:4]) or "an output is missing or cut", []).append(name)
+    return [
+        f"  redo        {_plural(len(names), 'slide')} ({', '.join(names[:3])}{' …' if len(names) > 3 else ''}): {why}"
+        for why, names in reasons.items()
+    ]
+
+
+def _one_more(line: Line, device: str, settings: ExtractSettings) -> dict[str, float]:
+    """Return how many times as fast a run would be with one more of something, the next bottleneck being the cap."""
+    more = {
+        "reader": line.gain(workers={READ: 1}),
+        "core": line.gain(cores=1, workers={} if settings.workers else {READ: 1}),
+    }
+    if device.startswith("cuda"):
+        more["gpu"] = line.gain(workers={TAKE: 1})
+    return {name: round(gain, 2) for name, gain in more.items()}
+
+
+def _stages(plan: Plan) -> dict[str, dict[str, Any]]:
+    """Return rate per worker and latency of each stage."""
+    assert plan.probe is not None
+    assert plan.probe.measured is not None
+    rates = plan.probe.measured.rates
+    read = rates["read"]
+    storage = max(0.0, read["service"] - read["core"] - read["queued"])
+    found = {
+        "storage": _stage("storage", "tiles", storage, storage, None),
+        "decode": _stage("decode", "tiles", read["core"], float(read["W_mean"]), float(read["W_p99"])),
+    }
+    for name in ("hash", "prepare", "stain", "encode", "write"):
+        clock = rates.get(name)
+        if clock and clock["things"]:
+            unit = {"hash": "MB", "prepare": "slides", "write": "slides"}.get(name, "tiles")
+            things = clock["things"] / (1e6 if name == "hash" else 1)
+            each = max(clock["busy"] - clock["queued"], 0.0) / things
+            found[name] = _stage(name, unit, each, float(clock["W_mean"]), float(clock["W_p99"]))
+    return {name: found[name] for name in _NAMES if name in found}
+
+
+def _stage(name: str, unit: str, each: float, mean: float, p99: float | None) -> dict[str, Any]:
+    rate = round(1 / each, 2) if each > 1e-9 else None
+    return {"stage": _NAMES[name], "unit": unit, "rate": rate, "W_mean": mean, "W_p99": p99}
+
+
+def _row(stage: Mapping[str, Any]) -> str:
+    rate = "no wait" if stage["rate"] is None or stage["rate"] > 1e5 else f"{stage['rate']:,.4g} {stage['unit']}/s"
+    tail = f" ({stage['W_p99'] * 1e3:,.3g})" if stage["W_p99"] is not None else ""
+    return f"    {stage['stage']:<15} {rate:<18} {stage['W_mean'] * 1e3:,.3g}{tail} ms"
+
+
+def _range(data: Mapping[str, Any]) -> str:
+    if data["tiles"]["exact"]:
+        return duration(data["seconds"])
+    return f"{duration(data['seconds'])} ({duration(data['seconds_low'])} to {duration(data['seconds_high'])})"
+
+
+def _gains(one_more: Mapping[str, float]) -> str:
+    names = {"gpu": "GPU"}
+    told = [f"{names.get(n, n)}: {'no faster' if g < 1.03 else f'about {g:.1f}x'}" for n, g in one_more.items()]
+    return " · ".join(told)
+
+
+def _plural(number: float, what: str) -> str:
+    return f"{number:g} {what}{'' if number == 1 else 's'}"

@@ -1,0 +1,204 @@
+"""`slidemil plan`: what a run would do and take, from a short probe; nothing is written but a record of the plan."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from . import plan_text
+from .config import ExtractSettings
+from .counting import Count, Estimate, count, estimate, size_of
+from .errors import ExitCode
+from .extract import Extraction
+from .forecast import Forecast, Kept, Work, forecast, settings_key
+from .jobfolder import JobFolder
+from .manifest import Manifest, SlideEntry
+from .outcome import Failure, Said
+from .probe import Probe, probe
+from .progress import Progress, Quiet
+from .provenance import Run, known_sha256
+from .records import read_record
+
+if TYPE_CHECKING:
+    from mil import Encoder
+
+
+@dataclass
+class Triage:
+    """Which slides wait, by what the job holds.
+
+    Attributes:
+        waiting: slides to be done.
+        done: slides that need no more work.
+        redo: slide → what changed since its features were made; empty where a file of it is missing or cut.
+        to_hash: done slides whose hash is not known, so that a run reads them once more.
+        notes: what the user should know.
+    """
+
+    waiting: list[SlideEntry] = field(default_factory=list)
+    done: list[str] = field(default_factory=list)
+    redo: dict[str, list[str]] = field(default_factory=dict)
+    to_hash: list[SlideEntry] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would do and take.
+
+    Attributes:
+        slides: how many were found.
+        triage: which of them wait.
+        failures: slides that cannot be used.
+        estimate: of the tiles.
+        probe: what was measured.
+        forecast: None where nothing waits, or nothing could be measured.
+        memory: bytes that the process will have at its peak, about.
+        bytes_to_hash: of the slides that wait.
+    """
+
+    slides: int
+    triage: Triage
+    failures: tuple[Failure, ...]
+    estimate: Estimate
+    probe: Probe | None
+    forecast: Forecast | None
+    memory: float
+    bytes_to_hash: int
+
+
+def make_plan(
+    manifest: Manifest,
+    settings: ExtractSettings,
+    encoder: Encoder,
+    job: JobFolder | None,
+    seconds: float,
+    *,
+    force: bool = False,
+    bar: Progress | None = None,
+) -> Plan:
+    """Probe the stages on a sample of the slides, count tiles, and say what a run would take.
+
+    Args:
+        manifest: the slides.
+        settings: of the run.
+        encoder: of the run.
+        job: where the run would go, None where that is open.
+        seconds: for the probe and the counting, at most but for the slide that is being looked at.
+        force: plan for a run that does everything again.
+        bar: is told of slides that were looked at.
+    """
+    began = time.monotonic()
+    triage = sort_out(manifest, settings, encoder, job, force)
+    found, probed = Count(), None
+    bar = bar or Quiet()
+    bar.total(len(triage.waiting))
+    if triage.waiting:
+        probed = probe(triage.waiting, settings, encoder, seconds)
+        found = probed.count
+        bar.advance(len(found.tiles) + len(found.failures))
+        count(triage.waiting, settings, found, began + seconds, on_slide=bar.advance)
+    sizes = {entry.slide_id: size_of(entry) for entry in triage.waiting}
+    guess = estimate(found.tiles, sizes, tuple(found.failures))
+    works = _works(triage, guess, found, sizes, job)
+    expected = None
+    if probed is not None and probed.measured is not None:
+        expected = forecast(probed.measured, works, settings, encoder.device)
+    return Plan(
+        slides=len(manifest.entries),
+        triage=triage,
+        failures=tuple(found.failures[name] for name in sorted(found.failures)),
+        estimate=guess,
+        probe=probed,
+        forecast=expected,
+        memory=_memory(probed, guess, settings, encoder.dim),
+        bytes_to_hash=sum(work.size for work in works),
+    )
+
+
+def sort_out(
+    manifest: Manifest, settings: ExtractSettings, encoder: Encoder, job: JobFolder | None, force: bool
+) -> Triage:
+    """Tell slides that wait from those that are done; no slide is read for this."""
+    triage = Triage()
+    if job is None:
+        triage.waiting += manifest.entries
+        return triage
+    extraction = Extraction(job, settings, encoder, Run(job, "plan", {}), Quiet(), force=force)
+    believed = 0
+    for entry in manifest.entries:
+        old = read_record(job, extraction.output(entry.slide_id))
+        if old is None:
+            triage.waiting.append(entry)
+            continue
+        known = known_sha256(job, entry.slide_id, entry.files)
+        parts = extraction.parts(entry, known or str(old.parts.get("slide")))
+        if extraction.finished(entry, parts) is not None:
+            triage.done.append(entry.slide_id)
+            believed += known is None
+            triage.to_hash += [entry] if known is None else []
+        else:
+            triage.waiting.append(entry)
+            triage.redo[entry.slide_id] = ["--force"] if force else extraction.changed(entry, parts)
+    if believed:
+        triage.notes.append(f"{believed} finished slides were taken as unchanged; the run hashes and compares them")
+    return triage
+
+
+def keep(plan: Plan, run: Run, settings: ExtractSettings, encoder: Encoder) -> None:
+    """Write the record of the plan, which the run is held against."""
+    from .extract import passport_of
+
+    if plan.forecast is None:
+        run.finish("done")
+        return
+    kept = Kept(
+        by="plan",
+        key=settings_key(settings, passport_of(encoder, settings)),
+        slides=tuple(entry.slide_id for entry in plan.triage.waiting),
+        seconds=round(plan.forecast.seconds, 2),
+        limit=plan.forecast.verdict.limit,
+        tiles=round(plan.estimate.expected, 1),
+    )
+    run.finish("done", forecast=kept.to_dict(), bottleneck=plan.forecast.verdict.text)
+
+
+def say_plan(plan: Plan, settings: ExtractSettings, encoder: Encoder, notes: Sequence[str]) -> Said:
+    """Return a plan for people and programs; slides that cannot be used make the exit code that of a run."""
+    warnings = [*notes, *plan.triage.notes, *(plan.probe.notes if plan.probe else ())]
+    data: dict[str, Any] = {
+        "status": "partial" if plan.failures else "done",
+        "slides": {
+            "found": plan.slides,
+            "to_do": len(plan.triage.waiting) - len(plan.failures),
+            "done": len(plan.triage.done),
+            "failed": len(plan.failures),
+        },
+        "failed": [dataclasses.asdict(failure) for failure in plan.failures],
+        "redo": [{"slide": name, "changed": changed} for name, changed in plan.triage.redo.items()],
+        **plan_text.figures(plan, settings, encoder.device),
+        "warnings": warnings,
+    }
+    lines = [*plan_text.lines(plan, data), *(f"  note        {text}" for text in warnings)]
+    return Said(tuple(lines), data, ExitCode.SOME_FAILED if plan.failures else ExitCode.DONE)
+
+
+def _works(triage: Triage, guess: Estimate, found: Count, sizes: dict[str, int], job: JobFolder | None) -> list[Work]:
+    """Return what the run will meet, in its order: slides to be done, and those only hashed."""
+    works = [Work(entry.slide_id, 0.0, size_of(entry), usable=False) for entry in triage.to_hash]
+    for entry in triage.waiting:
+        name = entry.slide_id
+        hashed = job is not None and known_sha256(job, name, entry.files) is not None
+        size = 0 if hashed else sizes[name]
+        works.append(Work(name, guess.tiles[name], size, usable=name not in found.failures))
+    return sorted(works, key=lambda work: work.slide)
+
+
+def _memory(probed: Probe | None, guess: Estimate, settings: ExtractSettings, dim: int) -> float:
+    """Return the bytes at the peak: what the probe took, and the features of the two largest slides."""
+    largest = sorted(guess.tiles.values(), reverse=True)[:2]
+    item = 2 if settings.dtype == "float16" else 4
+    return (probed.peak if probed else 0) + sum(largest) * dim * item
