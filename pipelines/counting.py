@@ -13,6 +13,7 @@ import wsi
 from .config import ExtractSettings
 from .manifest import SlideEntry
 from .outcome import Failure
+from .slide_work import open_entry
 
 
 @dataclass
@@ -95,7 +96,7 @@ def tiles_of(entry: SlideEntry, settings: ExtractSettings) -> int:
     """
     spec = wsi.TileSpec(size=settings.tile, mpp=settings.mpp, overlap=settings.overlap)
     upsampling = settings.allow_upsampling
-    with wsi.open_slide(entry.path, slide_mpp=settings.slide_mpp, manifest_mpp=entry.mpp) as slide:
+    with open_entry(entry, settings) as slide:
         wsi.tile_grid(slide, None, spec, allow_upsampling=upsampling)
         tissue = wsi.find_tissue(slide)
         return len(wsi.tile_grid(slide, tissue, spec, min_tissue=settings.min_tissue, allow_upsampling=upsampling))

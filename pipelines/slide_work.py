@@ -84,10 +84,7 @@ def prepare(
     from . import pictures
 
     state = _look(entry)
-    low_band = settings.jpeg2000 == "low-band"
-    slide = wsi.open_slide(
-        entry.path, slide_mpp=settings.slide_mpp, manifest_mpp=entry.mpp, icc=settings.icc, low_band=low_band
-    )
+    slide = open_entry(entry, settings)
     try:
         spec = wsi.TileSpec(size=settings.tile, mpp=settings.mpp, overlap=settings.overlap)
         # A slide without usable µm/px is refused before any pixel is read: that alone can take minutes.
@@ -110,6 +107,18 @@ def prepare(
         slide.close()
         raise
     return SlideWork(entry, slide, grid, tissue, params, {**parts, "mpp": effective_mpp(parts["mpp"], grid)}, state)
+
+
+def open_entry(entry: SlideEntry, settings: ExtractSettings) -> wsi.Slide:
+    """Open a slide as the settings ask.
+
+    Raises:
+        wsi.SlideError: the slide cannot be opened.
+    """
+    low_band = settings.jpeg2000 == "low-band"
+    return wsi.open_slide(
+        entry.path, slide_mpp=settings.slide_mpp, manifest_mpp=entry.mpp, icc=settings.icc, low_band=low_band
+    )
 
 
 def effective_mpp(asked: Mapping[str, Any], grid: wsi.TileGrid) -> dict[str, Any]:
