@@ -42,6 +42,15 @@ def best_level(downsamples: Sequence[tuple[float, float]], wanted: tuple[float, 
     return best
 
 
+def clipped_box(box: tuple[int, int, int, int] | None, size: tuple[int, int]) -> tuple[int, int, int, int] | None:
+    """Return the part of a box (x, y, width, height) that lies on a canvas, None where there is none."""
+    if box is None:
+        return None
+    left, top = max(box[0], 0), max(box[1], 0)
+    right, bottom = min(box[0] + box[2], size[0]), min(box[1] + box[3], size[1])
+    return (left, top, right - left, bottom - top) if right > left and bottom > top else None
+
+
 def downsample_of(size0: tuple[int, int], size: tuple[int, int]) -> tuple[float, float] | None:
     """Return level-0 pixels per pixel of a level, (x, y), from the two sizes in pixels.
 
