@@ -9,9 +9,11 @@ if TYPE_CHECKING:
     from wsi.companions import files_of
     from wsi.cores import available_cores
     from wsi.dicom_series import series_uid
+    from wsi.drawn import read_tissue
     from wsi.errors import (
         GridError,
         ImplausibleMppError,
+        MaskError,
         MissingMppError,
         MppError,
         NotBrightfieldError,
@@ -34,9 +36,11 @@ _HOME = {
     "companions": ("files_of",),
     "cores": ("available_cores",),
     "dicom_series": ("series_uid",),
+    "drawn": ("read_tissue",),
     "errors": (
         "GridError",
         "ImplausibleMppError",
+        "MaskError",
         "MissingMppError",
         "MppError",
         "NotBrightfieldError",
@@ -61,6 +65,7 @@ __all__ = [
     "GridError",
     "ImplausibleMppError",
     "Level",
+    "MaskError",
     "MemorySlide",
     "MissingMppError",
     "Mpp",
@@ -87,6 +92,7 @@ __all__ = [
     "is_slide_file",
     "open_slide",
     "read_tile",
+    "read_tissue",
     "series_uid",
     "stream",
     "tile_grid",

@@ -6,6 +6,7 @@ SlideError
 ├── MppError
 │   ├── MissingMppError      the file does not state its pixel size
 │   └── ImplausibleMppError  the stated pixel size cannot be true
+├── MaskError                an outline of tissue that was drawn by hand cannot be used
 ├── TooCoarseError           the slide is coarser than the asked µm/px
 ├── GridError                no grid of whole pixels is near enough to the asked tile width
 └── TileReadError            one region could not be read
@@ -63,6 +64,10 @@ class MissingMppError(MppError):
 
 class ImplausibleMppError(MppError):
     """The stated pixel size cannot be true."""
+
+
+class MaskError(SlideError):
+    """An outline of tissue that was drawn by hand cannot be used for this slide."""
 
 
 class TooCoarseError(SlideError):

@@ -18,7 +18,7 @@ from scipy import ndimage
 from wsi import artifacts
 from wsi.focus import Focus, measure_focus
 from wsi.slide import Slide
-from wsi.tissue import Tissue, TissueSettings, glass_of, optical_density
+from wsi.tissue import Tissue, TissueSettings, glass_of, ink_on, mask_mpp, mixture, optical_density
 
 ARTIFACTS = ("blur", "pen", "folds", "bubbles", "edges")
 """What is told apart; where two meet, the later one's label is kept in `Quality.labels`."""
@@ -105,13 +105,15 @@ def check_quality(slide: Slide, tissue: Tissue, *, settings: QualitySettings | N
         settings: how much is read.
     """
     settings = settings or QualitySettings()
-    mpp = math.sqrt(slide.mpp.x * slide.mpp.y * tissue.scale[0] * tissue.scale[1]) if slide.mpp else None
+    mpp = mask_mpp(slide, tissue.scale)
     per_px = mpp or TissueSettings().mpp
     focus = measure_focus(slide, tissue, settings.patches) if tissue.mask.any() else None
     density = optical_density(tissue.thumbnail, glass_of(tissue.thumbnail))
     area, pen = _with_ink(tissue, settings.bridge_um / per_px)
+    if tissue.drawn:
+        pen |= ink_on(tissue.thumbnail, per_px) & tissue.mask
     bubbles, edges = artifacts.bubbles_and_edges(density, per_px)
-    soft = ndimage.gaussian_filter(density, (max(1.0, 8 / per_px),) * 2 + (0,))
+    soft = mixture(density, per_px)
     masks = {
         "pen": pen,
         "folds": artifacts.folds(soft, tissue.mask & ~edges & ~bubbles, per_px),

@@ -67,6 +67,7 @@ class Tissue:
         scale: level-0 px per mask px, (x, y).
         thumbnail: (h, w, 3) uint8, the picture the mask was made from.
         reason: why there is no tissue, None where there is some.
+        drawn: whether the mask was drawn by hand, and not found; ink may then lie in it.
     """
 
     slide: str
@@ -75,6 +76,7 @@ class Tissue:
     scale: tuple[float, float]
     thumbnail: NDArray[np.uint8]
     reason: str | None = None
+    drawn: bool = False
 
     @cached_property
     def share(self) -> float:
@@ -110,14 +112,18 @@ def find_tissue(slide: Slide, *, settings: TissueSettings | None = None) -> Tiss
     """
     settings = settings or TissueSettings()
     picture, scale, (left, top, right, bottom) = _thumbnail(slide, settings)
-    mean_mpp = math.sqrt(slide.mpp.x * slide.mpp.y * scale[0] * scale[1]) if slide.mpp else None
     scanned = picture[top:bottom, left:right]
-    found = tissue_of(scanned, scale, slide.name, mean_mpp, settings)
+    found = tissue_of(scanned, scale, slide.name, mask_mpp(slide, scale), settings)
     if scanned.shape == picture.shape:
         return found
     mask, pen = (np.zeros(picture.shape[:2], bool) for _ in range(2))
     mask[top:bottom, left:right], pen[top:bottom, left:right] = found.mask, found.pen
     return Tissue(slide.name, mask, pen, scale, picture, found.reason)
+
+
+def mask_mpp(slide: Slide, scale: tuple[float, float]) -> float | None:
+    """Return µm per px of a mask of `scale`, the mean of both axes; None where the slide does not say."""
+    return math.sqrt(slide.mpp.x * slide.mpp.y * scale[0] * scale[1]) if slide.mpp else None
 
 
 def thumbnail(slide: Slide, settings: TissueSettings) -> tuple[NDArray[np.uint8], tuple[float, float]]:
@@ -205,16 +211,31 @@ def tissue_of(
         NotBrightfieldError: as `find_tissue`.
     """
     settings = settings or TissueSettings()
-    _check_brightfield(picture, name)
+    check_brightfield(picture, name)
     per_px = mpp or settings.mpp
     density = optical_density(picture, glass_of(picture))
-    blur = max(1.0, settings.mpp / per_px)  # cells must not be told by their own colours, but tissue by its mixture
-    soft = np.stack([ndimage.gaussian_filter(density[..., c], blur) for c in range(3)], axis=-1)
-    pen = ink(soft, max(2, round(2 * settings.mpp / per_px)))
+    blur = max(1.0, settings.mpp / per_px)
+    soft = mixture(density, per_px)
+    pen = ink(soft, _stroke(per_px))
     stained = _stained(soft, _roughness(density, blur), settings) & ~pen
     stained |= _grey_within(soft.sum(-1) > 3 * settings.density, stained, pen)
     mask = _tidy(stained, pen, per_px, settings)
     return Tissue(name, mask, pen & ~mask, scale, picture, None if mask.any() else _why_none(picture, pen, stained))
+
+
+def mixture(density: NDArray[np.float32], mpp: float) -> NDArray[np.float32]:
+    """Return the density (h, w, 3) blurred over 8 µm: tissue is told by its mixture, not by its cells."""
+    blur = max(1.0, TissueSettings.mpp / mpp)
+    return np.stack([ndimage.gaussian_filter(density[..., c], blur) for c in range(3)], axis=-1)
+
+
+def ink_on(picture: NDArray[np.uint8], mpp: float) -> NDArray[np.bool_]:
+    """Return where there is pen on a picture (h, w, 3) of `mpp` µm/px, (h, w) bool."""
+    return ink(mixture(optical_density(picture, glass_of(picture)), mpp), _stroke(mpp))
+
+
+def _stroke(mpp: float) -> int:
+    return max(2, round(2 * TissueSettings.mpp / mpp))
 
 
 _PLAIN_GLASS = np.array([243.0, 243.0, 243.0])
@@ -378,7 +399,12 @@ def _drop_rims(mask: NDArray[np.bool_], pen: NDArray[np.bool_], gap: int) -> NDA
 _MEND = "Leave it out: only stained slides scanned under white light can be used."
 
 
-def _check_brightfield(picture: NDArray[np.uint8], name: str) -> None:
+def check_brightfield(picture: NDArray[np.uint8], name: str) -> None:
+    """Refuse a picture that is not stained tissue under white light.
+
+    Raises:
+        NotBrightfieldError: as `find_tissue`.
+    """
     if _looks_ycbcr(picture):
         raise NotBrightfieldError(
             name,
