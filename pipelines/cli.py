@@ -36,6 +36,7 @@ Tile = Annotated[int | None, typer.Option(help="Side of a tile in pixels (defaul
 Overlap = Annotated[int | None, typer.Option(help="Pixels shared by neighboring tiles (default 0).")]
 MinTissue = Annotated[float | None, typer.Option(help="Least share of tissue in a tile (default 0.25).")]
 SlideMpp = Annotated[float | None, typer.Option(help="µm per pixel of slides whose own value is missing or refused.")]
+Masks = Annotated[str | None, typer.Option(help="Folder of SLIDE.geojson: tissue drawn by hand instead of detected.")]
 Upsampling = Annotated[bool | None, typer.Option("--allow-upsampling", help="Take slides coarser than --mpp, too.")]
 EncoderName = Annotated[str | None, typer.Option("--encoder", help="Encoder: descriptors, or any timm name.")]
 Weights = Annotated[str | None, typer.Option(help="Weights of the encoder: a file, or local-dir:FOLDER.")]
@@ -125,6 +126,7 @@ def extract(
     overlap: Overlap = None,
     min_tissue: MinTissue = None,
     slide_mpp: SlideMpp = None,
+    masks: Masks = None,
     allow_upsampling: Upsampling = None,
     encoder: EncoderName = None,
     weights: Weights = None,
@@ -165,6 +167,7 @@ def plan(
     overlap: Overlap = None,
     min_tissue: MinTissue = None,
     slide_mpp: SlideMpp = None,
+    masks: Masks = None,
     allow_upsampling: Upsampling = None,
     encoder: EncoderName = None,
     weights: Weights = None,
@@ -211,6 +214,7 @@ def run(
     overlap: Overlap = None,
     min_tissue: MinTissue = None,
     slide_mpp: SlideMpp = None,
+    masks: Masks = None,
     allow_upsampling: Upsampling = None,
     encoder: EncoderName = None,
     weights: Weights = None,
@@ -377,7 +381,8 @@ def _extract_options(given: dict[str, Any]) -> dict[str, Any]:
     from .units import gigabytes, worker_count
 
     same = (
-        "mpp tile overlap min_tissue slide_mpp allow_upsampling encoder weights stain device batch_size max_bad_tiles"
+        "mpp tile overlap min_tissue slide_mpp masks allow_upsampling "
+        "encoder weights stain device batch_size max_bad_tiles"
     )
     options = {name: given[name] for name in same.split()}
     options["workers"] = None if given["workers"] is None else worker_count(given["workers"])

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from .errors import UsageError
 
+ARTIFACTS = ("blur", "pen", "folds", "bubbles", "edges")
 STAINS = ("none", "macenko", "reinhard")
 ICC = ("none", "srgb")
 JPEG2000 = ("full", "low-band")
@@ -31,6 +32,10 @@ class ExtractSettings:
         overlap: px at `mpp` shared by neighboring tiles.
         min_tissue: least share of a tile that must be tissue, 0 to 1.
         slide_mpp: µm per pixel for slides whose own value is missing or refused.
+        masks: folder with a GeoJSON outline for each slide whose tissue was drawn by hand; the others' is detected.
+        mask_origin: where coordinates of `masks` count from: `canvas`, or `bounds` (QuPath, MIRAX slides).
+        quality: whether blur, pen, folds, bubbles and edges are looked for.
+        exclude: which of them are cut out of the tissue, e.g. `blur,folds`; what is not named is flagged only.
         allow_upsampling: take slides coarser than `mpp`, too.
         encoder: name of the encoder.
         weights: file or `local-dir:` folder with its weights.
@@ -51,6 +56,10 @@ class ExtractSettings:
     overlap: int = 0
     min_tissue: float = 0.25
     slide_mpp: float | None = None
+    masks: str | None = None
+    mask_origin: str = "canvas"
+    quality: bool = True
+    exclude: str = ""
     allow_upsampling: bool = False
     encoder: str = "descriptors"
     weights: str | None = None
@@ -74,6 +83,10 @@ class ExtractSettings:
                 f"min_tissue must be 0 to 1, not {self.min_tissue}": 0 <= self.min_tissue <= 1,
                 f"max_bad_tiles must be 0 to 1, not {self.max_bad_tiles}": 0 <= self.max_bad_tiles <= 1,
                 f"icc must be one of {', '.join(ICC)}, not {self.icc}": self.icc in ICC,
+                f"mask_origin must be canvas or bounds, not {self.mask_origin}": self.mask_origin
+                in ("canvas", "bounds"),
+                f"exclude takes {', '.join(ARTIFACTS)}, not {self.exclude}": set(self.excluded) <= set(ARTIFACTS),
+                "exclude needs quality=true": self.quality or not self.excluded,
                 f"stain must be one of {', '.join(STAINS)}, not {self.stain}": self.stain in STAINS,
                 f"dtype must be float16 or float32, not {self.dtype}": self.dtype in ("float16", "float32"),
                 f"jpeg2000 must be one of {', '.join(JPEG2000)}, not {self.jpeg2000}": self.jpeg2000 in JPEG2000,
@@ -84,6 +97,11 @@ class ExtractSettings:
                 or 0.02 <= self.slide_mpp <= 10,
             }
         )
+
+    @property
+    def excluded(self) -> tuple[str, ...]:
+        """The artifacts that are cut out of the tissue."""
+        return tuple(name.strip() for name in self.exclude.split(",") if name.strip())
 
 
 @dataclass(frozen=True)
@@ -246,6 +264,8 @@ def _coerce(value: Any, hint: Any) -> tuple[bool, Any]:
             return True, int(value)
         if kind in (str, bool) and isinstance(value, kind):
             return True, value
+        if kind is str and isinstance(value, list) and all(isinstance(item, str) for item in value):
+            return True, ",".join(value)
         if kind is str and isinstance(value, int | float) and not isinstance(value, bool):
             return True, str(value)
     return False, value

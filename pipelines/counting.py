@@ -6,10 +6,11 @@ import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import wsi
 
+from . import tissue_of_slide
 from .config import ExtractSettings
 from .manifest import SlideEntry
 from .outcome import Failure
@@ -98,7 +99,8 @@ def tiles_of(entry: SlideEntry, settings: ExtractSettings) -> int:
     upsampling = settings.allow_upsampling
     with open_entry(entry, settings) as slide:
         wsi.tile_grid(slide, None, spec, allow_upsampling=upsampling)
-        tissue = wsi.find_tissue(slide)
+        flagged = replace(settings, quality=bool(settings.excluded))  # nothing is looked for that changes no tile
+        tissue, _ = tissue_of_slide.find(slide, entry, flagged)
         return len(wsi.tile_grid(slide, tissue, spec, min_tissue=settings.min_tissue, allow_upsampling=upsampling))
 
 

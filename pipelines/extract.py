@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 
 import wsi
 
+from . import tissue_of_slide
 from .config import ExtractSettings
 from .counting import size_of
 from .features import decisive
@@ -223,7 +223,7 @@ class Extraction:
         return {
             "slide": digest,
             "mpp": {"manifest": entry.mpp, "slide_mpp": s.slide_mpp, "allow_upsampling": s.allow_upsampling},
-            "tissue": {**dataclasses.asdict(wsi.TissueSettings()), "min_tissue": s.min_tissue, **colors_of(s)},
+            "tissue": {**tissue_of_slide.parts_of(entry, s), **colors_of(s)},
             "encoder": decisive(self.passport),
         }
 

@@ -92,9 +92,25 @@ def bounds_of(attributes: Mapping[str, Any]) -> tuple[int, int, int, int] | None
     return x, y, width, height
 
 
-def coords_bytes(attributes: Mapping[str, Any], xy: NDArray[np.int64]) -> bytes:
-    """Return the bytes of a coordinates file."""
-    return h5_bytes(lambda file: _put(file, "coords", xy, attributes))
+def coords_bytes(
+    attributes: Mapping[str, Any],
+    xy: NDArray[np.int64],
+    layers: Mapping[str, tuple[NDArray[Any], Mapping[str, Any]]] | None = None,
+) -> bytes:
+    """Return the bytes of a coordinates file.
+
+    Args:
+        attributes: of `coords`, from `coords_attributes`.
+        xy: (N, 2) int64.
+        layers: what else is known of each tile: name → values (N, …) and attributes of the dataset.
+    """
+
+    def fill(file: h5py.File) -> None:
+        _put(file, "coords", xy, attributes)
+        for name, (values, more) in (layers or {}).items():
+            _put(file, name, values, more)
+
+    return h5_bytes(fill)
 
 
 def feature_bytes(

@@ -55,6 +55,10 @@ class JobFolder:
         """The thumbnail with the tissue outline drawn in."""
         return self.root / "contours" / f"{slide}.jpg"
 
+    def quality(self, slide: str) -> Path:
+        """The thumbnail with what is wrong with the tissue drawn in."""
+        return self.root / "quality" / f"{slide}.jpg"
+
     def contour_geojson(self, slide: str) -> Path:
         """The tissue outline, level-0 pixels."""
         return self.root / "contours_geojson" / f"{slide}.geojson"

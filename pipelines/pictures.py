@@ -10,13 +10,21 @@ from numpy.typing import NDArray
 from .drawing import BLUE, GREEN, INK, ORANGE, PAPER, Color, fitted, font, jpeg, resized, rings, stroke
 
 if TYPE_CHECKING:
-    from PIL import Image
+    from PIL import Image, ImageDraw
 
-    from wsi import TileGrid, Tissue
+    from wsi import Quality, TileGrid, Tissue
+    from wsi.focus import Focus
 
 _LEAST, _MOST = 640, 1600
 _LINE = 22  # pixels of one line of the legend
 _TEXT = 13
+_ARTIFACT_COLORS: dict[str, Color] = {
+    "blur": BLUE,
+    "pen": ORANGE,
+    "folds": (204, 0, 150),
+    "bubbles": (0, 158, 200),
+    "edges": (120, 60, 0),
+}
 
 Swatch = tuple[Color | None, str]
 
@@ -50,6 +58,38 @@ def contour_jpeg(tissue: Tissue) -> bytes:
     legend += [(ORANGE, "pen, left out")] if tissue.pen.any() else []
     legend += [(None, tissue.reason)] if tissue.reason else []
     return jpeg(_with_legend(image, tissue.slide, legend))
+
+
+def quality_jpeg(tissue: Tissue, quality: Quality) -> bytes:
+    """Return the thumbnail with what is wrong with the tissue tinted, the patches that were looked at, and a legend.
+
+    Args:
+        tissue: Gives the thumbnail and its scale.
+        quality: Of the same slide.
+    """
+    from PIL import ImageDraw
+
+    image = resized(tissue.thumbnail, least=_LEAST, most=_MOST)
+    for name, mask in quality.masks.items():
+        image = _tinted(image, mask, _ARTIFACT_COLORS[name], 0.6)
+    scale = _picture_scale(image, tissue)
+    draw = ImageDraw.Draw(image)
+    outer, inner = rings(tissue.polygons())
+    stroke(draw, [*outer, *inner], scale, GREEN, 1, halo=False)
+    legend: list[Swatch] = [(GREEN, f"tissue: {tissue.share:.1%} of the slide")]
+    legend += [(_ARTIFACT_COLORS[name], f"{name}: {share:.1%} of the tissue") for name, share in quality.shares.items()]
+    if quality.focus is None:
+        legend.append((None, "blur: not measured, the slide is coarser than 1 µm/px or does not say"))
+    else:
+        _mark_patches(draw, quality.focus, scale)
+        legend.append((None, f"circles: {len(quality.focus.xy)} patches looked at for blur, filled where blurred"))
+    return jpeg(_with_legend(image, tissue.slide, legend))
+
+
+def _mark_patches(draw: ImageDraw.ImageDraw, focus: Focus, scale: tuple[float, float]) -> None:
+    for (x, y), defocus in zip((focus.xy * scale).tolist(), focus.defocus.tolist(), strict=True):
+        box = (x - 3, y - 3, x + 3, y + 3)
+        draw.ellipse(box, outline=INK, fill=_ARTIFACT_COLORS["blur"] if defocus > 0 else None)
 
 
 def grid_jpeg(tissue: Tissue, grid: TileGrid) -> bytes:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 import stain
 import wsi
 
+from . import tissue_of_slide
 from .config import ExtractSettings
 from .features import coords_attributes, coords_bytes, feature_bytes
 from .files import write_bytes
@@ -36,6 +37,7 @@ class SlideWork:
         slide: its open file.
         grid: its tiles.
         tissue: what is tissue on it.
+        quality: what is wrong with the tissue, None where that is not asked.
         stain: parameters of this slide, None where pixels are left alone.
         parts: everything that determines the feature file, for its record.
         state: size, time and inode of its files when it was opened.
@@ -48,6 +50,7 @@ class SlideWork:
     slide: wsi.Slide
     grid: wsi.TileGrid
     tissue: wsi.Tissue
+    quality: wsi.Quality | None
     stain: stain.StainParams | None
     parts: Mapping[str, Any]
     state: tuple[FileState, ...]
@@ -89,11 +92,13 @@ def prepare(
         spec = wsi.TileSpec(size=settings.tile, mpp=settings.mpp, overlap=settings.overlap)
         # A slide without usable µm/px is refused before any pixel is read: that alone can take minutes.
         wsi.tile_grid(slide, None, spec, allow_upsampling=settings.allow_upsampling)
-        tissue = wsi.find_tissue(slide)
+        tissue, quality = tissue_of_slide.find(slide, entry, settings)
         write_bytes(job.thumbnail(entry.slide_id), pictures.thumbnail_jpeg(tissue))
         write_bytes(job.contour(entry.slide_id), pictures.contour_jpeg(tissue))
         outline = json.dumps(tissue.to_geojson(), separators=(",", ":"))
         write_bytes(job.contour_geojson(entry.slide_id), outline.encode())
+        if quality is not None:
+            write_bytes(job.quality(entry.slide_id), pictures.quality_jpeg(tissue, quality))
         grid = wsi.tile_grid(
             slide,
             tissue,
@@ -106,7 +111,8 @@ def prepare(
     except BaseException:
         slide.close()
         raise
-    return SlideWork(entry, slide, grid, tissue, params, {**parts, "mpp": effective_mpp(parts["mpp"], grid)}, state)
+    parts = {**parts, "mpp": effective_mpp(parts["mpp"], grid)}
+    return SlideWork(entry, slide, grid, tissue, quality, params, parts, state)
 
 
 def open_entry(entry: SlideEntry, settings: ExtractSettings) -> wsi.Slide:
@@ -168,16 +174,19 @@ def finish_slide(
     _check_finite(name, values, work.grid.xy[kept])
     attributes = coords_attributes(name, work.grid, work.slide.bounds)
     facts = slide_facts(work)
-    finish(job, tiling.patches(name), coords_bytes(attributes, work.grid.xy), _without_encoder(work.parts))
+    layers = tissue_of_slide.layers(work.tissue, work.quality, work.grid)
+    finish(job, tiling.patches(name), coords_bytes(attributes, work.grid.xy, layers), _without_encoder(work.parts))
     xy = work.grid.xy.tolist()
     missing = [(xy[row][0], xy[row][1], cause) for row, cause in sorted(work.missing.items())]
     data = feature_bytes(attributes, work.grid.xy[kept], values, missing, passport, _more(work))
-    finish(job, tiling.features(passport_name(passport), name), data, work.parts, facts, _companions(job, tiling, name))
+    companions = _companions(job, tiling, name, quality=work.quality is not None)
+    finish(job, tiling.features(passport_name(passport), name), data, work.parts, facts, companions)
     return facts
 
 
-def _companions(job: JobFolder, tiling: Tiling, name: str) -> tuple[Path, ...]:
+def _companions(job: JobFolder, tiling: Tiling, name: str, *, quality: bool) -> tuple[Path, ...]:
     return (
+        *((job.quality(name),) if quality else ()),
         job.thumbnail(name),
         job.contour(name),
         job.contour_geojson(name),
@@ -194,6 +203,8 @@ def passport_name(passport: Mapping[str, Any]) -> str:
 def slide_facts(work: SlideWork) -> dict[str, Any]:
     """Return what `slides.csv` says of a slide."""
     warnings = [text for text in (work.tissue.reason, work.grid.reason) if text]
+    shares = tissue_of_slide.shares_told(work.quality)
+    warnings += tissue_of_slide.warnings_told({} if work.quality is None else work.quality.shares)
     if work.stain is not None and work.stain.status != "ok":
         warnings.append(f"stain: {work.stain.status}")
     if work.slide.profile is not None and work.slide.profile.problem is not None:
@@ -206,6 +217,7 @@ def slide_facts(work: SlideWork) -> dict[str, Any]:
         "mpp_y": work.grid.mpp.y,
         "mpp_source": work.grid.mpp.source,
         "tissue_share": round(float(work.tissue.share), 6),
+        **shares,
         "n_tiles": int(work.done.sum()),
         "n_missing": len(work.missing),
         "warning": "; ".join(dict.fromkeys(warnings)),

@@ -20,6 +20,7 @@ from .manifest import Manifest, SlideEntry, find_slides, safe_name
 from .outcome import Outcome, Said
 from .progress import progress
 from .provenance import Run
+from .tissue_of_slide import check_masks
 
 if TYPE_CHECKING:
     from .learn import Sides
@@ -50,6 +51,8 @@ def extract(
     encoder = _encoder(settings.extract, offline)
     sweep_leftovers(out)
     mine, everything = tables.join(job, found)
+    told = check_masks(settings.extract, job, [entry.slide_id for entry in mine.entries])
+    mine = replace(mine, notes=(*mine.notes, *told))
     tables.write_manifest(job, everything)
     write_text(job.settings, as_yaml(settings))
     run = Run(job, "extract", {"slides": [path.name for path in slides], **dataclasses.asdict(settings)})

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from .config import ARTIFACTS
 from .errors import UsageError
 from .files import read_csv, write_csv
 from .jobfolder import JobFolder
@@ -27,6 +28,7 @@ SLIDE_COLUMNS = (
     "mpp_y",
     "mpp_source",
     "tissue_share",
+    *(f"{name}_share" for name in ARTIFACTS),
     "n_tiles",
     "n_missing",
     "warning",

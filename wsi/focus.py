@@ -7,7 +7,7 @@ the coarse ones. Ratios of octaves know no absolute contrast, so pale fat is as 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from wsi.cores import available_cores
 from wsi.errors import SlideError, TileReadError
-from wsi.grid import TileGrid, TileSpec, tile_grid
+from wsi.grid import TileGrid, TileSpec, mask_shares, tile_grid
 from wsi.slide import Slide
 from wsi.tiles import read_tile
 from wsi.tissue import Tissue
@@ -59,7 +59,12 @@ def measure_focus(slide: Slide, tissue: Tissue, most: int) -> Focus | None:
         grid = tile_grid(slide, tissue, SPEC, min_tissue=0.5)
     except SlideError:
         return None
-    rows = spread_evenly(grid, most)
+    inked = mask_shares(tissue.pen, tissue.scale, grid.xy, grid.footprint_xy) > 0  # smooth, however sharp the tissue
+    clear = replace(grid, xy=grid.xy[~inked], tissue_share=grid.tissue_share[~inked])
+    return _measured(slide, clear, spread_evenly(clear, most))
+
+
+def _measured(slide: Slide, grid: TileGrid, rows: NDArray[np.int64]) -> Focus:
     with ThreadPoolExecutor(available_cores()) as pool:
         found = list(pool.map(lambda row: _defocus_at(slide, grid, row), rows.tolist()))
     read = [i for i, value in enumerate(found) if value is not None]

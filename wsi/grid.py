@@ -133,14 +133,21 @@ def tile_grid(
 
 
 def tissue_shares(tissue: Tissue, xy: NDArray[np.int64], footprint: tuple[int, int]) -> NDArray[np.float32]:
-    """Return the exact share of each tile's area that the mask calls tissue, (N,) float32.
+    """Return the exact share of each tile's area that the mask calls tissue, (N,) float32."""
+    return mask_shares(tissue.mask, tissue.scale, xy, footprint)
+
+
+def mask_shares(
+    mask: NDArray[np.bool_], scale: tuple[float, float], xy: NDArray[np.int64], footprint: tuple[int, int]
+) -> NDArray[np.float32]:
+    """Return the exact share of each tile's area under a mask, (N,) float32.
 
     Each mask pixel stands for a rectangle of the slide; the summed mask is bilinear inside it, so four looks into it
     give the area under any rectangle.
     """
-    summed = np.zeros((tissue.mask.shape[0] + 1, tissue.mask.shape[1] + 1))
-    summed[1:, 1:] = tissue.mask.cumsum(0, dtype=np.float64).cumsum(1)
-    (sx, sy), (width, height) = tissue.scale, footprint
+    summed = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1))
+    summed[1:, 1:] = mask.cumsum(0, dtype=np.float64).cumsum(1)
+    (sx, sy), (width, height) = scale, footprint
     x0, x1 = xy[:, 0] / sx, (xy[:, 0] + width) / sx
     y0, y1 = xy[:, 1] / sy, (xy[:, 1] + height) / sy
     inside = _at(summed, x1, y1) - _at(summed, x0, y1) - _at(summed, x1, y0) + _at(summed, x0, y0)

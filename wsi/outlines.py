@@ -18,13 +18,49 @@ def polygons_of(mask: NDArray[np.bool_], scale: tuple[float, float]) -> list[Pol
         mask: (h, w) bool.
         scale: level-0 px per mask px, (x, y).
     """
-    labels, _ = ndimage.label(mask)  # joined by edges, as polygons are: corners alone do not join
+    pieces = pieces_of(mask)
     polygons = []
-    for number, window in enumerate(ndimage.find_objects(labels), start=1):
-        region = labels[window] == number
+    for number, window in enumerate(ndimage.find_objects(pieces + 1)):
+        region = pieces[window] == number
         merged = unary_union(_row_boxes(region, window[1].start, window[0].start, scale))
         polygons.append(merged if isinstance(merged, Polygon) else max(merged.geoms, key=lambda p: p.area))
-    return sorted(polygons, key=lambda p: -p.area)
+    return polygons
+
+
+def pieces_of(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """Return the number of the piece that each pixel belongs to, largest piece first, -1 where none, (h, w) int32.
+
+    Pieces are joined by edges, as polygons are: corners alone do not join.
+    """
+    labels, count = ndimage.label(mask)
+    areas = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+    place = np.empty(count + 1, np.int32)
+    place[0] = -1
+    place[1 + np.argsort(-areas, kind="stable")] = np.arange(count)
+    return np.asarray(place[labels])
+
+
+def largest_piece(
+    pieces: NDArray[np.int32], scale: tuple[float, float], xy: NDArray[np.int64], footprint: tuple[int, int]
+) -> NDArray[np.int32]:
+    """Return the piece that each tile has most of, (N,) int32; -1 where it has none.
+
+    Args:
+        pieces: (h, w), from `pieces_of`.
+        scale: level-0 px per px of `pieces`, (x, y).
+        xy: (N, 2), top-left corners of the tiles, level-0 px.
+        footprint: width and height of a tile, level-0 px.
+    """
+    low = np.floor(xy / scale).astype(int)
+    high = np.maximum(np.ceil((xy + footprint) / scale).astype(int), low + 1)
+    out = np.full(len(xy), -1, np.int32)
+    for row, ((x0, y0), (x1, y1)) in enumerate(zip(low.tolist(), high.tolist(), strict=True)):
+        inside = pieces[y0:y1, x0:x1]
+        found = inside[inside >= 0]
+        if len(found):
+            first = found[0]
+            out[row] = first if (found == first).all() else np.bincount(found).argmax()
+    return out
 
 
 def _row_boxes(region: NDArray[np.bool_], left: int, top: int, scale: tuple[float, float]) -> list[Polygon]:

@@ -17,6 +17,7 @@ from scipy import ndimage
 
 from wsi import artifacts
 from wsi.focus import Focus, measure_focus
+from wsi.grid import mask_shares
 from wsi.slide import Slide
 from wsi.tissue import Tissue, TissueSettings, glass_of, ink_on, mask_mpp, mixture, optical_density
 
@@ -75,6 +76,15 @@ class Quality:
             if name in self.masks:
                 out[self.masks[name]] = 2 + place
         return out
+
+    def tile_shares(self, xy: NDArray[np.int64], footprint: tuple[int, int]) -> dict[str, NDArray[np.float32]]:
+        """Return artifact → share of each tile's area that is flagged, (N,) float32.
+
+        Args:
+            xy: (N, 2), top-left corners, level-0 px.
+            footprint: width and height of a tile, level-0 px.
+        """
+        return {name: mask_shares(mask, self.scale, xy, footprint) for name, mask in self.masks.items()}
 
     def without(self, tissue: Tissue, names: Iterable[str]) -> Tissue:
         """Return the tissue without what is wrong in the ways named.

@@ -83,6 +83,19 @@ class Tissue:
         """The share of the slide that is tissue."""
         return float(self.mask.mean())
 
+    def pieces_at(self, xy: NDArray[np.int64], footprint: tuple[int, int]) -> NDArray[np.int32]:
+        """Return which piece of tissue each tile lies on, (N,) int32: the place of its outline in `polygons`.
+
+        Where a tile touches several, it is the one it has most of; -1 where it has none.
+
+        Args:
+            xy: (N, 2), top-left corners, level-0 px.
+            footprint: width and height of a tile, level-0 px.
+        """
+        from wsi.outlines import largest_piece, pieces_of
+
+        return largest_piece(pieces_of(self.mask), self.scale, xy, footprint)
+
     def polygons(self) -> list[Any]:
         """Return the outlines as shapely Polygons with holes, level-0 px, largest first."""
         from wsi.outlines import polygons_of

@@ -46,6 +46,7 @@ class JobFacts:
     slides: list[Row]
     models: list[Model]
     contours: dict[str, Path]
+    quality: dict[str, Path]
     truth: dict[str, Path]
     demo: dict[str, Any]
     run: dict[str, Any]
@@ -67,6 +68,7 @@ def read_job(job: Path) -> JobFacts:
         slides=_table(job / "slides.csv", problems),
         models=models,
         contours=_files(job / "contours", ".jpg"),
+        quality=_files(job / "quality", ".jpg"),
         truth=_files(job / "truth", ".geojson"),
         demo=_json(job / "demo.json", problems),
         run=_run(job / "runs", problems),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pipelines.config import ARTIFACTS
+
 from .charts import roc_svg
 from .images import Gallery
 from .read import JobFacts, Model, Row, read_job
@@ -27,6 +29,8 @@ MOST_PREDICTIONS = 400
 MOST_HEATMAPS = 36
 MOST_TOP = 12
 MOST_CONTOURS = 120
+MOST_QUALITY = 24
+_FLAGGED = 0.01
 MOST_FAILED = 300
 
 
@@ -78,6 +82,8 @@ def _context(facts: JobFacts) -> dict[str, Any]:
         "versions": sorted((str(k), str(v)) for k, v in dict(facts.run.get("versions") or {}).items()),
         "contours": _contours(facts, gallery),
         "n_contours": len(facts.contours),
+        "quality": _quality(facts, gallery),
+        "n_quality": len(facts.quality),
         "methods": methods(facts, main),
         "limits": limits(facts, main),
         "problems": facts.problems,
@@ -157,6 +163,28 @@ def _contours(facts: JobFacts, gallery: Gallery) -> list[dict[str, Any]]:
     names = sorted(facts.contours, key=lambda name: (name not in odd, name))
     pictures = ((name, gallery.add(facts.contours[name], width=340)) for name in names[:MOST_CONTOURS])
     return [{"name": name, "picture": picture, "odd": name in odd} for name, picture in pictures if picture]
+
+
+def _quality(facts: JobFacts, gallery: Gallery) -> list[dict[str, Any]]:
+    """Return the pictures of slides with flagged tissue, most of it first, each with what is flagged."""
+    found = []
+    for row in facts.slides:
+        shares = {name: _share(row, f"{name}_share") for name in ARTIFACTS}
+        told = [f"{name} {share:.1%}" for name, share in shares.items() if share >= _FLAGGED]
+        name = row.get("slide_id", "")
+        if told and name in facts.quality:
+            found.append((-max(shares.values()), name, ", ".join(told)))
+    found.sort()
+    pictures = ((name, told, gallery.add(facts.quality[name], width=340)) for _, name, told in found[:MOST_QUALITY])
+    return [{"name": name, "told": told, "picture": picture} for name, told, picture in pictures if picture]
+
+
+def _share(row: Row, name: str) -> float:
+    try:
+        value = float(row.get(name) or 0)
+    except ValueError:
+        return 0.0
+    return value if 0 <= value <= 1 else 0.0
 
 
 def _count(row: Row, name: str) -> int:
