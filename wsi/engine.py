@@ -22,7 +22,8 @@ from wsi.errors import SlideError, TileReadError
 from wsi.grid import TileGrid
 from wsi.measure import Meter
 from wsi.plan import read_plan
-from wsi.request import ReadPlan, ReadRequest
+from wsi.remote import Readers, shared_allocator
+from wsi.request import ReadPlan, ReadRequest, StoppedError
 from wsi.slide import Slide
 from wsi.thread_clock import Spent, ThreadClock
 
@@ -80,14 +81,17 @@ class Engine:
         batch_size: int,
         workers: int | None,
         memory: int,
-        allocate: Callable[[tuple[int, ...], Any], NDArray[np.uint8]],
+        allocate: Callable[..., NDArray[np.uint8]],
         probe: int,
         close_slides: bool,
+        processes: int = 0,
+        read_timeout: float = 120.0,
     ) -> None:
         self._iterable = sources
         self._batch = batch_size
         self._memory = memory
-        self._allocate = allocate
+        self._readers = Readers(processes, read_timeout) if processes else None
+        self._allocate = shared_allocator(self._readers.ring, allocate) if self._readers else allocate
         self._close_slides = close_slides
         start = workers or available_cores()
         self._meter = Meter(start, start if workers else max(start, _MOST_READERS), probe)
@@ -148,7 +152,8 @@ class Engine:
     def measurements(self) -> dict[str, Any]:
         """Return the fields of a StreamRecord."""
         with self._lock:
-            return self._meter.summary()
+            lost = self._readers.lost if self._readers else 0
+            return {**self._meter.summary(), "processes_lost": lost}
 
     def stop(self) -> None:
         """Tell all threads to end; returns at once."""
@@ -156,6 +161,8 @@ class Engine:
             self._stopping = True
             for condition in (self._work, self._space, self._ready, self._want):
                 condition.notify_all()
+        if self._readers:
+            self._readers.stop()
 
     def close(self) -> None:
         """Stop, and wait for the reads that are under way."""
@@ -164,6 +171,8 @@ class Engine:
         for thread in list(self._threads):
             if thread is not threading.current_thread():
                 thread.join(max(0.0, deadline - time.monotonic()))
+        if self._readers:
+            self._readers.join()
         with self._lock:
             self._free, self._held, self._filling = [], None, None
             self._full.clear()
@@ -174,6 +183,8 @@ class Engine:
             return
         self._started = True
         self._meter.begin()
+        if self._readers:
+            self._readers.start()
         self._spawn(self._feed, "tiles-feeder")
 
     def _spawn(self, target: Callable[[], None], name: str) -> None:
@@ -225,6 +236,8 @@ class Engine:
                 slide.close()
             return True
         plan = read_plan(slide, grid)
+        if self._readers:
+            plan = self._readers.plan(slide.name, plan)
         with self._lock:
             if self._stopping:
                 return False
@@ -257,6 +270,8 @@ class Engine:
     # ------------------------------------------------------------------ the readers
 
     def _read_all(self, number: int) -> None:
+        if self._readers:
+            self._readers.begin()
         with ThreadClock() as clock:
             self._read_on(number, clock)
 
@@ -266,7 +281,7 @@ class Engine:
             failed: Mapping[int, TileReadError]
             try:
                 failed = read.source.plan.read(read.request, partial(self._place, read))
-            except _StoppedError:
+            except StoppedError:
                 return
             except SlideError as problem:
                 failed = dict.fromkeys(read.request.rows, _as_tile_error(problem))
@@ -333,7 +348,7 @@ class Engine:
     def _slab_with_space(self) -> Slab:
         while self._filling is None:
             if self._stopping:
-                raise _StoppedError
+                raise StoppedError
             if self._free:
                 self._filling = self._free.pop()
                 self._filling.clear()
@@ -368,6 +383,8 @@ class Engine:
         with self._lock:
             source.left -= tiles
             ended = source.left == 0
+        if ended and self._readers:
+            self._readers.done_with(source.plan)
         if ended and self._close_slides:
             source.slide.close()
 
@@ -378,7 +395,7 @@ class Engine:
             for row in failed:
                 if row not in placed:
                     self._place(read, row)
-        except _StoppedError:
+        except StoppedError:
             return
         for slab, slot, row in read.placed:
             if row in failed:
@@ -397,10 +414,6 @@ class Engine:
             self._filling = None
             if slab.reserved:
                 self._hand_on(slab)
-
-
-class _StoppedError(Exception):
-    """The stream was closed while a read waited for room."""
 
 
 def _as_tile_error(error: SlideError) -> TileReadError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,9 @@ from wsi import geometry
 from wsi.errors import GridError, ImplausibleMppError, MissingMppError, TooCoarseError
 from wsi.mpp import Mpp
 from wsi.slide import Slide
-from wsi.tissue import Tissue
+
+if TYPE_CHECKING:
+    from wsi.tissue import Tissue
 
 _MPP_MEND = "Give it with --slide-mpp (e.g. --slide-mpp 0.25 for a 40x scan) or in the column mpp of a manifest."
 

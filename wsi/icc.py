@@ -73,8 +73,13 @@ class ToSrgb:
         _check(data)
         profile = ImageCms.ImageCmsProfile(io.BytesIO(data))
         intent = ImageCms.Intent(ImageCms.getDefaultIntent(profile))
+        self._data = data
         self.description = printable((ImageCms.getProfileDescription(profile) or "").strip(), limit=80)
         self._transform = ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), "RGB", "RGB", intent)
+
+    def __reduce__(self) -> tuple[type[ToSrgb], tuple[bytes]]:
+        """Travel to another process as the profile."""
+        return ToSrgb, (self._data,)
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return sRGB (H, W, 3) of RGB (H, W, 3) as read."""

@@ -38,6 +38,10 @@ class TilePlan:
         place(row)[...] = pixels
         return {}
 
+    def close(self) -> None:
+        """Close the slide: for whoever opened it for this plan."""
+        self._slide.close()
+
 
 class ConvertedPlan:
     """Another plan whose tiles are turned into other colours once they are there."""

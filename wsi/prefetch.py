@@ -4,7 +4,8 @@ Threads read (the readers let go of the interpreter's lock while they decode) an
 made once. Tiles are delivered in the order in which they are ready and carry their place, so that one late tile holds
 up nobody; batches are filled across slides. At most `batch + depth` tiles are under way or waiting, where the depth is
 L + 3√L from the measured rate λ and latency W (`littles_law`), or one request per reader where requests give many
-tiles; and memory is a hard cap.
+tiles; and memory is a hard cap. With `processes` the same threads only ask and wait: the reading is done in processes
+that may be lost (`remote`).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from wsi.errors import TileReadError
 from wsi.grid import TileGrid
 from wsi.slide import Slide
 
-Allocate = Callable[[tuple[int, ...], Any], NDArray[np.uint8]]
+Allocate = Callable[..., NDArray[np.uint8]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +71,7 @@ class StreamRecord:
         failed: of these, tiles that could not be read.
         seconds: from the first request to the last batch.
         first_batch: seconds until the first batch.
+        processes_lost: reading processes that died or were ended because they hung.
         capped_by: "cores" or "memory" where the plan is held back, else None.
         text: the plan in words: what is short, and what would help.
     """
@@ -91,6 +93,7 @@ class StreamRecord:
     failed: int
     seconds: float
     first_batch: float
+    processes_lost: int
     capped_by: str | None
     text: str
 
@@ -152,6 +155,8 @@ def stream(
     allocate: Allocate = np.empty,
     probe: int = 16,
     close_slides: bool = False,
+    processes: int = 0,
+    read_timeout: float = 120.0,
 ) -> TileStream:
     """Read the tiles of slides ahead of whoever takes them.
 
@@ -162,15 +167,21 @@ def stream(
         workers: reading threads. None starts with one per core this process may use, and adds some where reads wait
             for storage and more of them give more tiles.
         memory: bytes for slabs and for reads under way. Never below two slabs; where it binds, the record says so.
-        allocate: makes a slab, as `numpy.empty(shape, dtype)` does; pinned memory comes in here.
+        allocate: makes a slab, as `numpy.empty(shape, dtype)` does; pinned memory comes in here. With `processes` it
+            is called as `numpy.ndarray(shape, dtype, buffer)` is, and returns an array that lies in the shared
+            memory it is given (and may pin that).
         probe: tiles that are read before the depth is first planned from measurements.
         close_slides: close each slide when its last tile was read.
+        processes: processes that the reading threads are spread over; 0 reads in this one. A process that dies or
+            hangs costs the slide it was reading and no other: that slide's remaining tiles fail and say why. Slides
+            that are no files are read in this process all the same.
+        read_timeout: seconds after which a process has hung that has not finished a request (some megapixels).
 
     Returns:
         The stream; nothing is read before its first batch is asked for.
 
     Raises:
-        ValueError: a batch size, a number of workers or a probe below 1.
+        ValueError: a batch size, a number of workers or a probe below 1, no time to read, or fewer than 0 processes.
 
     Example:
         >>> with stream([(slide, grid)]) as batches:  # doctest: +SKIP
@@ -179,6 +190,8 @@ def stream(
     """
     if batch_size < 1 or probe < 1 or (workers is not None and workers < 1):
         raise ValueError(f"batch_size {batch_size}, workers {workers} and probe {probe} must be at least 1")
+    if processes < 0 or not read_timeout > 0:
+        raise ValueError(f"processes must be 0 or more, not {processes}; read_timeout above 0, not {read_timeout}")
     return TileStream(
         Engine(
             sources,
@@ -188,5 +201,7 @@ def stream(
             allocate=allocate,
             probe=probe,
             close_slides=close_slides,
+            processes=processes,
+            read_timeout=read_timeout,
         )
     )

@@ -21,6 +21,10 @@ Ask only when all bytes of the request are at hand: from then on a batch waits f
 """
 
 
+class StoppedError(Exception):
+    """The stream was closed while a read waited, for room or for another process."""
+
+
 @dataclass(frozen=True)
 class ReadRequest:
     """One read: the rows of the grid that it gives."""

@@ -6,18 +6,22 @@ Every source pixel counts by the share of it that lies under the target pixel, s
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import sparse
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from scipy import sparse
+
+    AreaMeans = Callable[[NDArray[np.uint8], sparse.csr_matrix, sparse.csr_matrix], NDArray[np.uint8]]
 
 _MANY = 1000
 """Resizes after which numba, where it is installed, has paid for the seconds that its import takes."""
-
-AreaMeans = Callable[[NDArray[np.uint8], sparse.csr_matrix, sparse.csr_matrix], NDArray[np.uint8]]
 
 
 def resize_area(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
@@ -70,6 +74,8 @@ def _how() -> AreaMeans:
 @lru_cache(maxsize=256)
 def weights(source: int, target: int) -> sparse.csr_matrix:
     """Return the (target, source) matrix of area means along one axis, float32; its rows sum to 1."""
+    from scipy import sparse  # slow to load, and halves, quarters and eighths do without
+
     edges = np.arange(target + 1) * (source / target)
     first = np.minimum(edges[:-1].astype(int), source - 1)
     most = int(np.ceil(source / target)) + 1

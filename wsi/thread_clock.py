@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -24,6 +25,15 @@ class Spent(NamedTuple):
         return Spent(self.core - before.core, self.queued - before.queued)
 
 
+_elsewhere = threading.local()
+
+
+def spent_elsewhere(spent: Spent) -> None:
+    """Note what another process has spent for this thread."""
+    before = getattr(_elsewhere, "spent", Spent(0.0, 0.0))
+    _elsewhere.spent = Spent(before.core + spent.core, before.queued + spent.queued)
+
+
 class ThreadClock:
     """Reads the clocks of the thread that made it, in about 2 µs; close it, or use it in a `with`."""
 
@@ -34,8 +44,9 @@ class ThreadClock:
             self._file = -1
 
     def read(self) -> Spent:
-        """Return what the thread has spent since it began."""
-        return Spent(time.thread_time(), self._queued())
+        """Return what the thread has spent since it began, here and elsewhere."""
+        core, queued = getattr(_elsewhere, "spent", (0.0, 0.0))
+        return Spent(core + time.thread_time(), queued + self._queued())
 
     def close(self) -> None:
         """Let go of the clock; it then tells no more than core seconds."""

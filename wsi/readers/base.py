@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +47,7 @@ class BaseSlide(ABC):
     def __init__(self, facts: Facts) -> None:
         self._facts = facts
         self._closed = False
+        self._identity = _identity(facts.path)
         self.path = facts.path
         self.name = facts.name
         self.reader = facts.reader
@@ -99,6 +101,18 @@ class BaseSlide(ABC):
                 self.native.close()
             self._close()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel to another process as the way to open the file there: a handle never crosses."""
+        if self._identity is None:
+            raise TypeError(f"{self.name}: a slide that is no file cannot be sent to another process")
+        kept = ("mpp", "mpp_problem", "convert", "native")
+        return _open_again, (
+            type(self),
+            self.path.absolute(),
+            self._identity,
+            {name: vars(self)[name] for name in kept},
+        )
+
     def __enter__(self) -> Self:
         return self
 
@@ -110,6 +124,25 @@ class BaseSlide(ABC):
     def __repr__(self) -> str:
         width, height = self.size
         return f"<{self.name}: {width} x {height} px, {len(self.levels)} levels, {self.reader}>"
+
+
+def _open_again(
+    reader: Callable[[Path], BaseSlide], path: Path, identity: FileIdentity, kept: dict[str, Any]
+) -> BaseSlide:
+    """Open a slide that came from another process, with the reader that was chosen there."""
+    slide = reader(path)
+    if slide._identity != identity:
+        slide.close()
+        raise TileReadError(path.name, "the file was changed while it was read", "Run this slide again.")
+    vars(slide).update(kept)
+    return slide
+
+
+def _identity(path: Path) -> FileIdentity | None:
+    try:
+        return FileIdentity.of(path)
+    except OSError:
+        return None
 
 
 def on_white(rgba: NDArray[np.uint8], *, premultiplied: bool = False) -> NDArray[np.uint8]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -71,7 +72,7 @@ def codec_of(directory: Directory, *, low_band: bool = False) -> Codec | None:
         return None
     return Packed(
         (height, width, directory.samples),
-        unpack=_unpacker(_PACKED.get(compression)),
+        unpack=partial(_unpack, _PACKED.get(compression)),  # no closure: it travels between processes
         differences=predictor == _DIFFERENCES and compression != _UNCOMPRESSED,
         premultiplied=alpha == _PREMULTIPLIED,
     )
@@ -176,16 +177,12 @@ def _pillow_jpeg2000(data: bytes, times: int) -> NDArray[np.uint8]:
         return np.asarray(image)
 
 
-def _unpacker(name: str | None) -> Callable[[memoryview, int], Any]:
+def _unpack(name: str | None, data: memoryview, wanted: int) -> Any:
     if name is None:
-        return lambda data, _: data
+        return data
+    import imagecodecs
 
-    def unpack(data: memoryview, wanted: int) -> Any:
-        import imagecodecs
-
-        return getattr(imagecodecs, f"{name}_decode")(data, out=wanted + 1)
-
-    return unpack
+    return getattr(imagecodecs, f"{name}_decode")(data, out=wanted + 1)
 
 
 def _reduced(pixels: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import threading
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import simplejpeg
@@ -123,11 +125,16 @@ class NativeTiles:
     The file stays open: one that is put in its place does no harm, and one that is written over is noticed.
     """
 
-    def __init__(self, name: str, levels: tuple[NativeLevel | None, ...], descriptor: int) -> None:
-        self.name = name
+    def __init__(self, path: Path, levels: tuple[NativeLevel | None, ...], descriptor: int) -> None:
+        self.path = path
+        self.name = path.name
         self.levels = levels
         self._file: _OpenFile | None = _OpenFile(descriptor)
         self._identity = FileIdentity.of(descriptor)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel to another process as the way to open the file there."""
+        return _open_again, (self.path.absolute(), self.levels, self._identity)
 
     def fetch(self, level: NativeLevel, tiles: list[int] | NDArray[np.int64]) -> list[memoryview | OSError]:
         """Return the bytes of each tile, `level.room` bytes in front, or why there are none.
@@ -159,6 +166,16 @@ class NativeTiles:
     def close(self) -> None:
         """Let go of the file; reads that run in other threads end first."""
         self._file = None
+
+
+def _open_again(path: Path, levels: tuple[NativeLevel | None, ...], identity: FileIdentity) -> NativeTiles:
+    try:
+        native = NativeTiles(path, levels, os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0)))
+    except OSError as error:
+        raise TileReadError(path.name, f"the file cannot be opened again ({error.strerror})") from error
+    if native._identity != identity:
+        raise TileReadError(path.name, "the file was changed while it was read", "Run this slide again.")
+    return native
 
 
 class _OpenFile:

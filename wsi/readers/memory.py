@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,6 +65,10 @@ class MemorySlide(BaseSlide):
                 icc=icc,
             )
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Refuse to travel: its pixels would have to."""
+        raise TypeError(f"{self.name}: a slide in memory cannot be sent to another process")
 
     @classmethod
     def pyramid(

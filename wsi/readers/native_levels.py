@@ -40,7 +40,7 @@ def find_native_tiles(slide: BaseSlide, *, low_band: bool = False) -> NativeTile
         with TiffFile(slide.path) as tiff:
             count = 0 if tiff.is_ndpi else len(slide.levels)
             levels = tuple(_level(tiff, slide, number, low_band=low_band) for number in range(count))
-            return NativeTiles(slide.name, levels, tiff.duplicate()) if any(levels) else None
+            return NativeTiles(slide.path, levels, tiff.duplicate()) if any(levels) else None
     except (TiffProblemError, OSError):
         return None
 

@@ -39,7 +39,7 @@ class OpenSlideSlide(BaseSlide):
     """
 
     def __init__(self, path: Path, *, slide_mpp: float | None = None, manifest_mpp: float | None = None) -> None:
-        self._identity = FileIdentity.of(path)
+        identity = FileIdentity.of(path)
         handle = _open(path)
         properties = {name: handle.properties[name] for name in _PROPERTIES if name in handle.properties}
         levels = _levels(handle.level_dimensions)
@@ -63,6 +63,7 @@ class OpenSlideSlide(BaseSlide):
                 icc=getattr(handle, "_profile", None),  # the public face would decode it, damaged or not
             )
         )
+        self._identity = identity
         self._handle: openslide.OpenSlide | None = handle
 
     def _read(self, x: int, y: int, width: int, height: int, level: int) -> NDArray[np.uint8]:
