@@ -2,6 +2,7 @@
 
 SlideError
 ├── UnreadableSlideError     not a slide, truncated, damaged, or of a kind no reader knows
+│   └── OtherPictureError    readers would show another picture than the slide
 ├── NotBrightfieldError      fluorescence, a label mask, several channels, or a wrong colour model
 ├── MppError
 │   ├── MissingMppError      the file does not state its pixel size
@@ -48,6 +49,10 @@ class SlideError(Exception):
 
 class UnreadableSlideError(SlideError):
     """The file cannot be opened, is no slide, is cut short, or no reader can take it."""
+
+
+class OtherPictureError(UnreadableSlideError):
+    """Any other reader would show another picture of the file than its largest: none is asked."""
 
 
 class NotBrightfieldError(SlideError):

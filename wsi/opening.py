@@ -9,7 +9,14 @@ from pathlib import Path
 
 from wsi.dicom_header import PHOTOMETRIC as DICOM_PHOTOMETRIC
 from wsi.dicom_header import read_dicom_header
-from wsi.errors import NotBrightfieldError, SlideError, TileReadError, UnreadableSlideError, printable
+from wsi.errors import (
+    NotBrightfieldError,
+    OtherPictureError,
+    SlideError,
+    TileReadError,
+    UnreadableSlideError,
+    printable,
+)
 from wsi.icc import CHOICES, to_srgb
 from wsi.jpeg_header import read_header
 from wsi.readers.base import BaseSlide
@@ -78,7 +85,7 @@ def _open(path: Path, *, slide_mpp: float | None, manifest_mpp: float | None, lo
     for reader in _readers(path, head):
         try:
             slide = reader(path, slide_mpp=slide_mpp, manifest_mpp=manifest_mpp)
-        except NotBrightfieldError:
+        except (NotBrightfieldError, OtherPictureError):
             raise
         except SlideError as error:
             failures.append(error)
@@ -237,7 +244,7 @@ def _choose_tiff_readers(path: Path, tiff: TiffFile) -> list[Open]:
     first = tiff.directories[0]
     if any(sign in first.description for sign in ("<!DOCTYPE", "<!ENTITY")):
         raise UnreadableSlideError(path.name, "its XML description defines entities, which no scanner writes")
-    if "<OME" in first.description[:4096] or first.children:
+    if "<OME" in first.description[:4096] or any(one.children for one in tiff.directories):
         return [TiffSlide, OpenSlideSlide]
     if _colours_contradict(path, _largest(tiff)):
         return [TiffSlide]  # OpenSlide believes the tag; the decoder needs what the stream says

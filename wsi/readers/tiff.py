@@ -20,7 +20,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from wsi import mpp as pixel_size
-from wsi.errors import NotBrightfieldError, SlideError, UnreadableSlideError
+from wsi.errors import NotBrightfieldError, OtherPictureError, SlideError, UnreadableSlideError
 from wsi.geometry import downsample_of
 from wsi.jpeg_header import read_header
 from wsi.readers.base import Facts, on_white
@@ -33,6 +33,7 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 _JPEG, _RGB, _PALETTE, _YCBCR = 7, 2, 3, 6
 _ICC = 34675
+_ELSEWHERE = "its pixels lie in another file, which its OME description names"
 _RETILE = "Convert it to a tiled pyramid, e.g. `vips tiffsave IN OUT --tile --pyramid --compression jpeg`."
 
 
@@ -47,9 +48,10 @@ class TiffSlide(MosaicSlide):
     def __init__(self, path: Path, *, slide_mpp: float | None = None, manifest_mpp: float | None = None) -> None:
         try:
             with tifffile.TiffFile(path) as tiff:
-                self._planes = _planes(tiff, path.name)
-                stated, source = _stated_mpp(tiff)
-                icc = _profile(tiff)
+                series = _slide_series(tiff, path.name)
+                self._planes = _planes(series, path.name)
+                stated, source = _stated_mpp(tiff, series)
+                icc = _profile(series)
                 vendor = "aperio" if tiff.is_svs else "hamamatsu" if tiff.is_ndpi else None
         except SlideError:
             raise
@@ -131,8 +133,26 @@ class _Plane:
         return downsample_of((first.width, first.height), (self.width, self.height)) or (1.0, 1.0)
 
 
-def _planes(tiff: tifffile.TiffFile, name: str) -> tuple[_Plane, ...]:
-    series = tiff.series[0]
+def _slide_series(tiff: tifffile.TiffFile, name: str) -> Any:
+    """Return the largest of the pictures that a file holds, with its levels: the others are its label and macro."""
+
+    def area(page: Any) -> int:
+        return int(page.keyframe.imagewidth * page.keyframe.imagelength)
+
+    series = max(tiff.series, key=area)
+    if area(series) < max(area(page) for page in tiff.pages):
+        raise OtherPictureError(name, "its description leaves out the largest of its pictures", _RETILE)
+    if holds_other_files(tiff):
+        raise OtherPictureError(name, _ELSEWHERE, "Name the file that holds the pixels.")
+    return series
+
+
+def holds_other_files(tiff: tifffile.TiffFile) -> bool:
+    """Say whether an OME description takes pixels from other files: they are not of what is hashed and checked."""
+    return any(level.keyframe.parent is not tiff for series in tiff.series for level in series.levels)
+
+
+def _planes(series: Any, name: str) -> tuple[_Plane, ...]:
     _check_axes(series, name)
     pages = sorted((level.keyframe for level in series.levels), key=lambda p: -p.imagewidth * p.imagelength)
     first = pages[0].imagewidth, pages[0].imagelength
@@ -187,7 +207,7 @@ def _decoder(
         raise UnreadableSlideError(name, f"its compression ({int(page.compression)}) is not known", _RETILE)
     if dtype not in (np.uint8, np.uint16) or (dtype == np.uint16 and page.bitspersample != 16):
         raise UnreadableSlideError(name, f"its pixels are {dtype}, not 8 or 16 bit whole numbers")
-    jpeg = int(page.compression) == _JPEG
+    jpeg = int(page.compression) == _JPEG and page.is_jfif is not None  # looked up while the file is open
     if photometric == _PALETTE and samples == 1 and page.colormap is not None:
         table = np.ascontiguousarray((page.colormap.T >> 8).astype(np.uint8))
         return lambda parts, index: table[_raw(page, parts, index)[..., 0]]
@@ -238,27 +258,24 @@ def decode_jpeg(
 _UNITS = {"µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}
 
 
-def _stated_mpp(tiff: tifffile.TiffFile) -> tuple[tuple[float | None, float | None], str]:
+def _stated_mpp(tiff: tifffile.TiffFile, series: Any) -> tuple[tuple[float | None, float | None], str]:
     """Return µm/px (x, y) as the file states it, and where."""
     text = tiff.pages.first.description or ""
     if tiff.is_ome:
-        told = re.search(r'\bSizeX\s*=\s*["\'](\d+)["\']', text)
-        if told and int(told[1]) != tiff.series[0].keyframe.imagewidth:
-            return (None, None), "ome.PhysicalSizeX"  # the description tells of another image
-        return (_ome_size(text, "X"), _ome_size(text, "Y")), "ome.PhysicalSizeX"
+        return _ome_sizes(text, series.keyframe.imagewidth, series.keyframe.imagelength), "ome.PhysicalSizeX"
     if tiff.is_svs and (found := re.search(r"\|\s*MPP\s*=\s*([^|]*)", text)):
         value = pixel_size.parse_number(found[1])
         return (value, value), "aperio.MPP"
-    per_unit = {2: 25400.0, 3: 10000.0}.get(int(getattr(tiff.pages.first, "resolutionunit", 1)))
-    tags = tiff.pages.first.tags
+    per_unit = {2: 25400.0, 3: 10000.0}.get(int(getattr(series.keyframe, "resolutionunit", 1)))
+    tags = series.keyframe.tags
     if per_unit is None or "XResolution" not in tags or "YResolution" not in tags:
         return (None, None), "tiff.XResolution"
     x, y = (_rational(tags[name].value) for name in ("XResolution", "YResolution"))
     return (per_unit / x if x else None, per_unit / y if y else None), "tiff.XResolution"
 
 
-def _profile(tiff: tifffile.TiffFile) -> bytes | None:
-    tag = tiff.series[0].keyframe.tags.get(_ICC)
+def _profile(series: Any) -> bytes | None:
+    tag = series.keyframe.tags.get(_ICC)
     return bytes(tag.value) if tag is not None and isinstance(tag.value, bytes) else None
 
 
@@ -269,12 +286,23 @@ def _rational(value: Any) -> float | None:
         return None
 
 
-def _ome_size(xml: str, axis: str) -> float | None:
-    """Return PhysicalSizeX or Y of the first image in µm. A search, not an XML parser: nothing to expand."""
-    pixels = re.search(r"<(?:\w+:)?Pixels\b[^>]*>", xml)
-    text = pixels[0] if pixels else ""
-    size = re.search(rf'\bPhysicalSize{axis}\s*=\s*["\']([^"\']*)["\']', text)
-    unit = re.search(rf'\bPhysicalSize{axis}Unit\s*=\s*["\']([^"\']*)["\']', text)
+def _ome_sizes(xml: str, width: int, height: int) -> tuple[float | None, float | None]:
+    """Return µm/px (x, y) of the picture of this size; none where several differ, or the description tells of others.
+
+    A search, not an XML parser: nothing to expand.
+    """
+    found = set()
+    for pixels in re.findall(r"<(?:\w+:)?Pixels\b[^>]*>", xml):
+        told = [re.search(rf'\bSize{axis}\s*=\s*["\'](\d+)["\']', pixels) for axis in "XY"]
+        if all(side is None or int(side[1]) == wanted for side, wanted in zip(told, (width, height), strict=True)):
+            found.add((_ome_size(pixels, "X"), _ome_size(pixels, "Y")))
+    return found.pop() if len(found) == 1 else (None, None)
+
+
+def _ome_size(pixels: str, axis: str) -> float | None:
+    """Return PhysicalSizeX or Y of a Pixels element in µm."""
+    size = re.search(rf'\bPhysicalSize{axis}\s*=\s*["\']([^"\']*)["\']', pixels)
+    unit = re.search(rf'\bPhysicalSize{axis}Unit\s*=\s*["\']([^"\']*)["\']', pixels)
     value = pixel_size.parse_number(size[1]) if size else None
     factor = _UNITS.get(unit[1].replace("&#181;", "µ").replace("&#xB5;", "µ")) if unit else 1.0
     return value * factor if value is not None and factor is not None else None
