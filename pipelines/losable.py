@@ -1,0 +1,229 @@
+"""Work in processes that may be lost: a library that aborts, hangs or eats the memory costs one item, never the run.
+
+Each process works on one item at a time, so a death is charged to that item alone, and a fresh process takes its
+place. The processes are started anew, never forked: no handle of a slide crosses into them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection, wait
+from typing import Any, Generic, Literal, TypeVar
+
+Item = TypeVar("Item")
+Value = TypeVar("Value")
+
+_GRACE = 10
+"""Seconds after which a process ends itself where nobody is left to end it."""
+_SERVE = "import sys; from pipelines.losable import serve; serve(*map(int, sys.argv[1:]))"
+_MORE = object()
+
+
+@dataclass(frozen=True)
+class Lost:
+    """Why an item has no result.
+
+    Attributes:
+        kind: `died` (the process ended: a signal, an abort, no memory), `late` (the time limit), or `raised`.
+        what: one sentence, without a full stop.
+        trace: the traceback of what was raised, for a log; "" for the others.
+    """
+
+    kind: Literal["died", "late", "raised"]
+    what: str
+    trace: str = ""
+
+
+@dataclass(frozen=True)
+class Done(Generic[Value]):
+    """What the function returned."""
+
+    value: Value
+
+
+def each(
+    function: Callable[[Item], Value],
+    items: Iterable[Item],
+    *,
+    workers: int,
+    seconds: float | Callable[[Item], float],
+    memory: int | None = None,
+) -> Iterator[tuple[Item, Done[Value] | Lost]]:
+    """Call a function for each item in processes that may be lost; results come as they are ready.
+
+    Items are taken one by one as processes become free, so there may be any number of them. Closing the iterator
+    ends the processes.
+
+    Args:
+        function: importable by its module and name; so are items and results what `pickle` takes.
+        items: what the function is called with.
+        workers: processes at once.
+        seconds: the time limit of an item, or a function that says it.
+        memory: bytes of data a process may hold, None for as many as there are.
+
+    Yields:
+        Each item with what the function returned, or why there is nothing.
+    """
+    limit = seconds if callable(seconds) else lambda _: seconds
+    source = iter(items)
+    idle: list[_Worker[Item, Value]] = []
+    busy: list[_Worker[Item, Value]] = []
+    try:
+        while True:
+            while len(busy) < workers and (item := next(source, _MORE)) is not _MORE:
+                worker = idle.pop() if idle else _Worker(memory)
+                busy.append(worker)
+                worker.give(function, item, limit(item))  # type: ignore[arg-type]
+            if not busy:
+                return
+            for worker in _ready(busy):
+                busy.remove(worker)
+                answer = worker.answer()
+                if worker.alive:
+                    idle.append(worker)
+                yield worker.item, answer
+    finally:
+        for worker in idle + busy:
+            worker.end()
+
+
+def _ready(busy: list[_Worker[Item, Value]]) -> list[_Worker[Item, Value]]:
+    """Wait until some have answered, died or run out of time."""
+    first = min(worker.deadline for worker in busy)
+    spoken = wait([worker.pipe for worker in busy], max(0.0, first - time.monotonic()))
+    now = time.monotonic()
+    return [worker for worker in busy if worker.pipe in spoken or now >= worker.deadline]
+
+
+class _Worker(Generic[Item, Value]):
+    """One process and the item it works on."""
+
+    item: Item
+
+    def __init__(self, memory: int | None) -> None:
+        self._memory = memory
+        self.deadline = math.inf
+        self._begin()
+
+    @property
+    def alive(self) -> bool:
+        return not self.pipe.closed
+
+    def give(self, function: Callable[[Item], Value], item: Item, seconds: float) -> None:
+        self.item, self._seconds = item, seconds
+        message = pickle.dumps((function, item, seconds))
+        try:
+            self._send(message)
+        except OSError:  # it died while it had nothing to do: that is no fault of this item
+            self.end()
+            self._begin()
+            with contextlib.suppress(OSError):  # what it died of is read by `answer`
+                self._send(message)
+
+    def answer(self) -> Done[Value] | Lost:
+        """Return the answer where there is one; else end the process and say why there is none."""
+        answer: Done[Value] | Lost
+        try:
+            if self.pipe.poll():
+                answer = pickle.loads(self.pipe.recv_bytes())  # noqa: S301 - from a process of our own
+                return answer
+        except (EOFError, OSError):
+            lost = Lost("died", f"the process that worked on it ended ({_how(self._stop())}){self._last_words()}")
+        else:
+            lost = Lost("late", f"it took longer than {self._seconds:.0f} s")
+        self.end()
+        return lost
+
+    def end(self) -> None:
+        """End the process and let go of all that belongs to it."""
+        self._stop()
+        self._said.close()
+
+    def _stop(self) -> int | None:
+        """End the process; return its exit code, None where even that takes too long (a read that hangs)."""
+        self.pipe.close()
+        try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return self._process.wait(0.2)  # it may be dead already, of what `_how` tells
+            self._process.kill()
+            return self._process.wait(2)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def _begin(self) -> None:
+        self._said = tempfile.TemporaryFile("a+b")  # noqa: SIM115 - lives as long as the process
+        self.pipe, theirs = Pipe()
+        with theirs:
+            self._process = subprocess.Popen(  # noqa: S603 - this very Python
+                [sys.executable, "-c", _SERVE, str(theirs.fileno()), str(self._memory or 0)],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=self._said,
+                stderr=self._said,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(path or os.curdir for path in sys.path)},
+            )
+
+    def _send(self, message: bytes) -> None:
+        self._said.truncate(0)
+        self.deadline = time.monotonic() + self._seconds
+        self.pipe.send_bytes(message)
+
+    def _last_words(self) -> str:
+        """Return the last line the process wrote: libraries that abort say why on stderr."""
+        end = self._said.seek(0, os.SEEK_END)
+        self._said.seek(max(0, end - 4096))
+        lines = self._said.read().decode("utf-8", "replace").split("\n")
+        words = next((" ".join(line.split()) for line in reversed(lines) if line.strip()), "")
+        return f": {words[-200:]}" if words else ""
+
+
+def _how(code: int | None) -> str:
+    if code is None:
+        return "and cannot be stopped"
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"
+
+
+def serve(descriptor: int, memory: int) -> None:
+    """Work off what comes through a pipe until its other end is closed; the life of a process of `each`."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent ends us
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    if memory:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_DATA, (memory, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+    with Connection(descriptor) as pipe, contextlib.suppress(EOFError, BrokenPipeError):
+        while True:
+            pipe.send_bytes(_work(pipe.recv_bytes()))
+
+
+def _work(message: bytes) -> bytes:
+    try:
+        function, item, seconds = pickle.loads(message)  # noqa: S301 - from the parent
+        signal.alarm(math.ceil(seconds) + _GRACE)
+        return pickle.dumps(Done(function(item)))
+    except Exception as error:
+        return pickle.dumps(Lost("raised", _sentence(error), traceback.format_exc()))
+    finally:
+        signal.alarm(0)
+
+
+def _sentence(error: BaseException) -> str:
+    text: Any = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}"[:300] if text else type(error).__name__
