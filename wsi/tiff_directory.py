@@ -160,6 +160,11 @@ class TiffFile:
                 _check_places(directory, self.size)
 
     @property
+    def big(self) -> bool:
+        """Whether places are 64 bits wide (BigTIFF)."""
+        return self._big
+
+    @property
     def is_ndpi(self) -> bool:
         """Whether a Hamamatsu scanner wrote it."""
         return NDPI_FLAG in self.directories[0].tags
@@ -189,7 +194,7 @@ class TiffFile:
     def _read_header(self) -> None:
         head = self.read(0, 8)
         self._order = {b"II": "<", b"MM": ">"}[head[:2]]
-        self._big = struct.unpack(self._order + "H", head[2:4])[0] == 43
+        self._big: bool = struct.unpack(self._order + "H", head[2:4])[0] == 43
         if self._big:
             self._first = struct.unpack(self._order + "Q", self.read(8, 8))[0]
         else:
