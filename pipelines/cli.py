@@ -116,6 +116,49 @@ def info(slides: Slides, slide_mpp: SlideMpp = None, json_: Json = False, verbos
 
 @app.command()
 @guarded
+def scan(
+    slides: Slides,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="CSV to write the inventory to.")] = None,
+    manifest: Annotated[
+        Path | None, typer.Option(help="CSV to write that `slidemil run` takes, with a column mpp to fill in.")
+    ] = None,
+    mpp: Annotated[float, typer.Option(help="µm per pixel of the tiles that a job would cut.")] = 0.5,
+    tile: Annotated[int, typer.Option(help="Side of these tiles in pixels.")] = 224,
+    slide_mpp: SlideMpp = None,
+    allow_upsampling: Annotated[bool, typer.Option("--allow-upsampling", help="Take coarser slides, too.")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Decode every tile of every slide: sure, and slow.")] = False,
+    quality: Annotated[bool, typer.Option(help="Look for blur, pen, folds, bubbles and edges.")] = True,
+    limit: Limit = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> int:
+    """An inventory of slides: what each is, what is odd about it, and whether a job would run.
+
+    Example: slidemil scan slides/ -o inventory.csv --manifest manifest.csv
+    """
+    from . import scan as stage
+    from .config import load_settings
+    from .scan_slide import ScanSettings
+
+    asked = {"mpp": mpp, "tile": tile, "slide_mpp": slide_mpp, "allow_upsampling": allow_upsampling}
+    job = load_settings(options=asked).extract  # refuses what a job refuses
+    settings = ScanSettings(
+        mpp=job.mpp,
+        tile=job.tile,
+        slide_mpp=job.slide_mpp,
+        allow_upsampling=job.allow_upsampling,
+        max_bad_tiles=job.max_bad_tiles,
+        deep=deep,
+        quality=quality,
+    )
+    result = stage.scan(slides, settings, out=out, manifest=manifest, limit=limit, quiet=quiet)
+    show(result, json_)
+    return result.exit_code
+
+
+@app.command()
+@guarded
 def extract(
     slides: Slides,
     out: Out,

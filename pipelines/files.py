@@ -85,17 +85,18 @@ def csv_bytes(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> b
     writer.writeheader()
     for row in rows:
         writer.writerow({key: _cell(value) for key, value in row.items()})
-    return out.getvalue().encode()
+    return out.getvalue().encode("utf-8", "surrogateescape")  # names of files need not be text
 
 
-def read_csv(path: Path, *, strip: bool = True) -> list[dict[str, str]]:
+def read_csv(path: Path, *, strip: bool = True, errors: str = "strict") -> list[dict[str, str]]:
     """Read a table with a header row; cells are text, a byte order mark is passed over.
 
     Args:
         path: the table.
         strip: drop blanks around cells, as in tables made by hand; our own tables are read as they are.
+        errors: what becomes of bytes that are no UTF-8, as in `open`.
     """
-    with path.open(newline="", encoding="utf-8-sig") as file:
+    with path.open(newline="", encoding="utf-8-sig", errors=errors) as file:
         return [
             {
                 (key or "").strip(): value.strip() if strip else value

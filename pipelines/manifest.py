@@ -98,10 +98,9 @@ def safe_name(name: str) -> str:
     Names that are harmless already come back unchanged; any other gets a short hash of the original, so
     that two different names never become one.
     """
-    clean = re.sub(r"[\x00-\x1f\x7f/\\:*?\"<>|]+", "_", unicodedata.normalize("NFC", name))
+    clean = re.sub(r"[\x00-\x1f\x7f\ud800-\udfff/\\:*?\"<>|]+", "_", unicodedata.normalize("NFC", name))
     clean = re.sub(r"\s+", " ", clean).strip(" .")
     clean = clean.lstrip("=+-@")  # a spreadsheet would take these for a formula, a shell for an option
-    clean = clean.encode("utf-8", "replace").decode("utf-8")
     while len(clean.encode()) > _LONGEST_NAME:
         clean = clean[:-1]
     return clean if clean == name else f"{clean or 'slide'}__{_short_hash(name)}"
@@ -110,10 +109,7 @@ def safe_name(name: str) -> str:
 def _from_folder(folder: Path, seen: list[Path], notes: list[str]) -> list[SlideEntry]:
     import wsi
 
-    files: list[Path] = []
-    for root, folders, names in os.walk(folder):
-        folders.sort()
-        files += [Path(root) / name for name in sorted(names) if not name.startswith(".")]
+    files = _search(folder, notes)
     seen += files
     slides = [path for path in files if wsi.is_slide_file(path)]
     passed = len(files) - len(slides)
@@ -124,6 +120,30 @@ def _from_folder(folder: Path, seen: list[Path], notes: list[str]) -> list[Slide
         what = "1 file is no slide and was" if passed == 1 else f"{passed} files are no slides and were"
         notes.append(f"{folder}: {what} passed over ({listed})")
     return _join_series(slides, folder)
+
+
+def _search(folder: Path, notes: list[str]) -> list[Path]:
+    """Return the files of a folder and those below it; what was not looked at is noted."""
+
+    def unreadable(error: OSError) -> None:
+        notes.append(f"{error.filename}: this folder cannot be read ({error.strerror}); slides in it are not seen")
+
+    files: list[Path] = []
+    for root, folders, names in os.walk(folder, onerror=unreadable):
+        here = Path(root)
+        folders.sort()
+        links = [name for name in folders if (here / name).is_symlink()]
+        notes += [f"{here / name}: a link to a folder is not followed; give that folder itself" for name in links]
+        notes += [f"{here / name}: hidden, and passed over" for name in sorted(names) if _hidden_slide(name)]
+        files += [here / name for name in sorted(names) if not name.startswith(".")]
+    return files
+
+
+def _hidden_slide(name: str) -> bool:
+    """Say whether a hidden file is called like a slide; what macOS leaves beside a copied file is none."""
+    from wsi.opening import SUFFIXES
+
+    return name.startswith(".") and not name.startswith("._") and Path(name).suffix.lower() in SUFFIXES
 
 
 def _join_series(paths: Iterable[Path], base: Path) -> list[SlideEntry]:
@@ -153,7 +173,7 @@ def _entry(path: Path, name: str | None = None) -> SlideEntry:
 
 
 def _from_csv(path: Path) -> list[SlideEntry]:
-    rows = read_csv(path)
+    rows = read_csv(path, errors="surrogateescape")  # names of files need not be text
     if not rows:
         return []
     columns = set(rows[0])
