@@ -42,6 +42,8 @@ class Window:
 class ReaderCount:
     """Climbs while it pays: a step up that gives under 5 % more is taken back, and left alone for a while.
 
+    Not where the consumer waits no longer: it cannot take 5 % more when it waited for 3 %.
+
     Decoding on all cores looks like slow storage when cores are shared, so the rate decides, not the latency.
 
     Attributes:
@@ -64,17 +66,17 @@ class ReaderCount:
             needed: readers that would keep up, by Little's law.
         """
         rate = window.reads / window.seconds
+        stalled = window.waited > _STALL * window.seconds
         if self._before is not None:
             count, old = self._before
             self._before = None
-            self.saturated = rate < _GAIN * old
+            self.saturated = stalled and rate < _GAIN * old
             if self.saturated:
                 self.count, self._rest = count, _REST
                 return self.count
         if self._rest:
             self._rest -= 1
             return self.count
-        stalled = window.waited > _STALL * window.seconds
         wanted = min(max(self.count + 1, self.count * 3 // 2), needed, self._most)
         if stalled and window.core_share < _IDLE and wanted > self.count:
             self._before = self.count, rate

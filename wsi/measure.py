@@ -157,7 +157,8 @@ class Meter:
             return False
         window = tally.close(now)
         self._window = _Tally(now)
-        needed = littles_law.readers_needed(window.appetite, tally.service)
+        # Latencies swing, so as many reads must sleep side by side as the depth says: L + 3√L, not the mean alone.
+        needed = littles_law.depth(littles_law.in_flight(window.appetite, tally.service))
         before = self.readers
         self.readers = self._count.look(window, needed)
         self._plan = self._made(window.appetite, window.latency, tally.service)

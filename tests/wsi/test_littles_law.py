@@ -144,6 +144,17 @@ def test_no_more_readers_than_needed_or_allowed():
     assert max(settle(lambda n: 1000 * n, most=5)) == 5
 
 
+def test_a_step_that_ends_the_waiting_is_kept():
+    """A consumer that waited for 3 % cannot take 5 % more."""
+    count = ReaderCount(2, 64)
+    assert count.look(Window(1.0, 970, 970, 0.03, 0.05, 0.05), 100) == 3
+    assert count.look(Window(1.0, 999, 999, 0.001, 0.05, 0.05), 100) == 3
+    assert not count.saturated
+    assert count.look(Window(1.0, 970, 970, 0.03, 0.05, 0.05), 100) == 4
+    assert count.look(Window(1.0, 971, 971, 0.03, 0.05, 0.05), 100) == 3  # it waits on, and got no more
+    assert count.saturated
+
+
 def test_a_content_consumer_changes_nothing():
     count = ReaderCount(2, 64)
     window = Window(1.0, 100, 100, 0.001, 0.05, 0.01)
