@@ -58,6 +58,7 @@ class BlockPlan:
         assert level is not None
         self._native, self._level, self._size = native, level, grid.spec.size
         self._xy = np.floor(grid.xy / downsample + 0.5).astype(np.int64)  # as geometry.level_from_level0
+        self._xy -= (level.left, level.top)
         self._read_size = grid.read_size
         self.scale = _scale(level, self._xy, grid.read_size, grid.spec.size)
         width, height = (one // self.scale for one in grid.read_size)
@@ -125,7 +126,7 @@ class BlockPlan:
 
     def _problem(self, native: int, error: Exception) -> TileReadError:
         level = self._level
-        x, y = native % level.across * level.tile_width, native // level.across * level.tile_height
+        x, y = level.origin(native)
         return TileReadError(
             self._native.name,
             f"cannot read the file's own tile at ({x}, {y}) of level {level.number} ({str(error) or type(error)})",
@@ -191,7 +192,7 @@ def _blocks(level: NativeLevel, grid: TileGrid, xy: Ints, per_block: tuple[int, 
     column, line = (grid.xy // (np.array(grid.stride_xy) * per_block)).T
     _, block = np.unique(line * (column.max() + 1) + column, return_inverse=True)
     native = xy // (level.tile_width, level.tile_height)
-    offset = level.offsets[np.minimum(native[:, 1] * level.across + native[:, 0], len(level.offsets) - 1)]
+    offset = level.offsets[np.clip(native[:, 1] * level.across + native[:, 0], 0, len(level.offsets) - 1)]
     begins = np.full(block.max() + 1, np.iinfo(np.int64).max)
     np.minimum.at(begins, block, offset)
     order = np.lexsort((np.arange(len(block)), block, begins[block]))

@@ -112,6 +112,6 @@ def _spans(start: Ints, length: int, tile: int, end: int) -> tuple[Ints, Ints, I
     """Return, along one axis, the native tiles that each cut touches and from where to where; empty spans are none."""
     most = (length - 1) // tile + 2
     number = start[:, None] // tile + np.arange(most)
-    first = np.maximum(start[:, None], number * tile)
+    first = np.maximum(np.maximum(start[:, None], 0), number * tile)
     last = np.minimum(np.minimum(start[:, None] + length, end), (number + 1) * tile)
     return number, first, last

@@ -33,12 +33,13 @@ class NativeLevel:
 
     Attributes:
         number: the level of the slide.
-        width: of the level, px; `height` likewise.
+        width: of what the tiles show, px of the level; `height` likewise.
         tile_width: of a tile, px; `tile_height` likewise.
         offsets: (N,) int64, where each tile lies in the file.
         counts: (N,) int64, its bytes; 0 where the scanner left the tile out.
         tables: the JPEG tables that all tiles share, without the end marker.
         colour: the Adobe marker for streams that do not name their colours.
+        left: where on the level the first tile lies, px; `top` likewise. What lies before it is white.
         codec: decodes tiles that are no JPEG; None for JPEG.
         placed_by_format: whether a format's own rules say where the tiles lie, which other readers may not know.
     """
@@ -52,6 +53,8 @@ class NativeLevel:
     counts: NDArray[np.int64]
     tables: bytes = b""
     colour: bytes = b""
+    left: int = 0
+    top: int = 0
     codec: Codec | None = None
     placed_by_format: bool = False
     _seen: tuple[bytes, bytes] | None = field(default=None, init=False)
@@ -63,12 +66,14 @@ class NativeLevel:
 
     def origin(self, tile: int) -> tuple[int, int]:
         """Return where a tile lies, (x, y) px of this level."""
-        return tile % self.across * self.tile_width, tile // self.across * self.tile_height
+        x, y = tile % self.across * self.tile_width, tile // self.across * self.tile_height
+        return self.left + x, self.top + y
 
     def extent(self, tile: int) -> tuple[int, int]:
-        """Return (width, height) px of a tile without what lies beyond the level."""
+        """Return (width, height) px of a tile without what lies beyond the picture."""
         x, y = self.origin(tile)
-        return min(self.tile_width, self.width - x), min(self.tile_height, self.height - y)
+        right, bottom = self.left + self.width, self.top + self.height
+        return min(self.tile_width, right - x), min(self.tile_height, bottom - y)
 
     @property
     def room(self) -> int:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from wsi.readers.base import BaseSlide
 from wsi.readers.codecs import codec_of
 from wsi.readers.direct import NativeLevel, NativeTiles
+from wsi.slide import Level
 from wsi.tiff_directory import (
     BITS,
     COMPRESSION,
@@ -25,6 +28,9 @@ _JPEG, _RGB, _YCBCR = 7, 2, 6
 _START, _END = b"\xff\xd8", b"\xff\xd9"
 _ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"
 """The marker that names a stream's colors, but for its last byte."""
+
+_OWN_RULES = {"leica", "philips", "trestle", "ventana"}
+"""Makers whose files say elsewhere than in the TIFF tags where tiles lie."""
 
 
 def find_native_tiles(slide: BaseSlide, *, low_band: bool = False) -> NativeTiles | None:
@@ -45,26 +51,66 @@ def find_native_tiles(slide: BaseSlide, *, low_band: bool = False) -> NativeTile
         return None
 
 
+@dataclass(frozen=True)
+class _Place:
+    """The directory that holds a level, and where on the level its first pixel lies, (left, top) px."""
+
+    directory: Directory
+    left: int = 0
+    top: int = 0
+
+
+def _place(tiff: TiffFile, slide: BaseSlide, number: int) -> _Place | None:
+    """Return where a level lies in the file; None where that is unclear."""
+    level = slide.levels[number]
+    tiled = [directory for directory in tiff.every() if directory.tiled]
+    if slide.vendor == "leica":
+        return _scanned_part(tiled, slide, number)
+    found = [one for one in tiled if (one.width, one.height) == (level.width, level.height)]
+    if not found and slide.vendor == "philips":
+        found = [one for one in tiled if _filled_up(one, level)]
+    return _Place(found[0]) if len(found) == 1 else None
+
+
+def _filled_up(directory: Directory, level: Level) -> bool:
+    """Say whether a directory is a level that was filled up to whole tiles, as Philips does."""
+    sides = (directory.width, level.width, TILE_WIDTH), (directory.height, level.height, TILE_HEIGHT)
+    tiles = (directory.number(tag, 1) for *_, tag in sides)
+    return all(stored == -(-shown // tile) * tile for (stored, shown, _), tile in zip(sides, tiles, strict=True))
+
+
+def _scanned_part(tiled: list[Directory], slide: BaseSlide, number: int) -> _Place | None:
+    """Return the directory that holds what was scanned of a canvas, where that is one part (Leica)."""
+    if slide.bounds is None:
+        return None
+    x, y, width, height = slide.bounds
+    dx, dy = slide.levels[number].downsample
+    near = [one for one in tiled if abs(one.width - width / dx) <= 1 and abs(one.height - height / dy) <= 1]
+    return _Place(near[0], int(x / dx), int(y / dy)) if len(near) == 1 else None
+
+
 def _level(tiff: TiffFile, slide: BaseSlide, number: int, *, low_band: bool) -> NativeLevel | None:
     """Return the tiles of a level; None where it is unclear which directory holds it, or it is of another kind."""
     level = slide.levels[number]
-    candidates = [d for d in tiff.every() if (d.width, d.height) == (level.width, level.height)]
-    if len(candidates) != 1 or not _is_plain(candidates[0]):
+    place = _place(tiff, slide, number)
+    if place is None or not _is_plain(place.directory):
         return None
-    directory = candidates[0]
+    directory = place.directory
     jpeg = directory.number(COMPRESSION, 1) == _JPEG
     codec = None if jpeg else codec_of(directory, low_band=low_band)
     if codec is None and not (jpeg and _is_plain_jpeg(directory)):
         return None
     pieces = pieces_expected(directory)
     offsets, counts = (values[:pieces].astype(np.int64) for values in directory.places)
-    if number and not counts.all():
+    if number and not counts.all() and slide.vendor != "philips":
         return None  # OpenSlide fills such gaps from sharper levels
     tables, colour = _shared(directory) if jpeg else (b"", b"")
     return NativeLevel(
         number=number,
-        width=level.width,
-        height=level.height,
+        width=min(level.width, directory.width),
+        height=min(level.height, directory.height),
+        left=place.left,
+        top=place.top,
         tile_width=directory.number(TILE_WIDTH, 0),
         tile_height=directory.number(TILE_HEIGHT, 0),
         offsets=offsets,
@@ -72,6 +118,7 @@ def _level(tiff: TiffFile, slide: BaseSlide, number: int, *, low_band: bool) -> 
         tables=tables,
         colour=colour,
         codec=codec,
+        placed_by_format=slide.vendor in _OWN_RULES,
     )
 
 

@@ -64,8 +64,8 @@ def _can_be_judged(slide: BaseSlide, level: NativeLevel) -> bool:
 
 def _ours_win(native: NativeTiles, level: NativeLevel, tile: int, slide: BaseSlide, judge: BaseSlide) -> bool:
     """Say whether the third reader shows a tile as we do, and not as the slide's reader does."""
-    ours, theirs = _decoded(native, level, tile), _shown(slide, level, tile)
-    judged = _shown(judge, level, tile)
+    ours, theirs = _decoded(native, level, tile), _shown(slide, slide, level, tile)
+    judged = _shown(judge, slide, level, tile)
     if ours is None or theirs is None or judged is None:
         return False
     if alike(judged, theirs, exact=True):
@@ -83,22 +83,23 @@ def _ours_win(native: NativeTiles, level: NativeLevel, tile: int, slide: BaseSli
 
 def _first_difference(native: NativeTiles, level: NativeLevel, slide: BaseSlide) -> int | None:
     """Return the first of some tiles that the reader shows otherwise, None where there is none; -1 if none is shown."""
-    compared = 0
+    exact, compared = _whole_pixels(slide, level), 0
+    enough = 2 if exact and (level.number == 0 or level.placed_by_format) else 1
     for tile in _telling_tiles(native, level):
         ours = _decoded(native, level, tile)
-        theirs = None if ours is None else _shown(slide, level, tile)
+        theirs = None if ours is None else _shown(slide, slide, level, tile)
         if ours is None or theirs is None:
             continue  # damaged: says nothing about the others
-        if not alike(ours, theirs, exact=_whole_pixels(slide, level)):
+        if not alike(ours, theirs, exact=exact):
             return tile
         compared += 1
-        if compared == (1 if level.number else 2):
+        if compared == enough:
             break
     return None if compared else -1
 
 
 def _telling_tiles(native: NativeTiles, level: NativeLevel) -> list[int]:
-    """Return the tiles that take most bytes, of level 0 also the last; where all take the same, some from all over."""
+    """Return the tile that takes most bytes, the last, and more; where all take the same, those of most contrast."""
     full = np.flatnonzero(level.counts)
     if not len(full):
         return []
@@ -106,8 +107,7 @@ def _telling_tiles(native: NativeTiles, level: NativeLevel) -> list[int]:
     if level.counts[most[0]] == level.counts[full].min():
         spread = full[np.linspace(0, len(full) - 1, 4 * _TRIED).astype(int)]
         most = spread[np.argsort([-_contrast(native, level, int(tile)) for tile in spread], kind="stable")[:_TRIED]]
-    order = most if level.number else np.concatenate([most[:1], full[-1:], most[1:]])
-    return list(dict.fromkeys(order.tolist()))
+    return list(dict.fromkeys([int(most[0]), int(full[-1]), *most.tolist()]))
 
 
 def _contrast(native: NativeTiles, level: NativeLevel, tile: int) -> float:
@@ -127,14 +127,15 @@ def _decoded(native: NativeTiles, level: NativeLevel, tile: int) -> Pixels | Non
         return None
 
 
-def _shown(slide: BaseSlide, level: NativeLevel, tile: int) -> Pixels | None:
-    """Return a reader's pixels of a tile; None if it cannot read it, or knows no such level."""
-    levels = [n for n, one in enumerate(slide.levels) if (one.width, one.height) == (level.width, level.height)]
+def _shown(reader: BaseSlide, slide: BaseSlide, level: NativeLevel, tile: int) -> Pixels | None:
+    """Return a reader's pixels of a tile of the slide; None if it cannot read it, or knows no such level."""
+    wanted = slide.levels[level.number]
+    levels = [n for n, one in enumerate(reader.levels) if (one.width, one.height) == (wanted.width, wanted.height)]
     if len(levels) != 1:
         return None
-    (x, y), (dx, dy) = level.origin(tile), slide.levels[levels[0]].downsample
+    (x, y), (dx, dy) = level.origin(tile), wanted.downsample
     try:
-        return slide.read(round(x * dx), round(y * dy), *level.extent(tile), level=levels[0])
+        return reader.read(round(x * dx), round(y * dy), *level.extent(tile), level=levels[0])
     except TileReadError:
         return None
 
