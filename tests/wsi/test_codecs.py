@@ -239,6 +239,19 @@ def test_tiles_that_were_left_out_are_white(name, tmp_path):
         assert white == {(x, y) for x in (256, 384) for y in (0, 128)}
 
 
+@pytest.mark.parametrize("name", ["lzw", "deflate", "zstd", None])
+@pytest.mark.parametrize("more", [-1, 1])
+def test_a_byte_too_few_or_too_many_is_damage(name, more):
+    from wsi.readers.codecs import Packed, _unpacker
+
+    codec = Packed((16, 16, 3), _unpacker(name), differences=False, premultiplied=False)
+    pack = getattr(imagecodecs, f"{name}_encode") if name else bytes
+    good, bad = tissue_like(16, 16).tobytes(), np.zeros(16 * 16 * 3 + more, np.uint8).tobytes()
+    assert codec.decode(memoryview(pack(good)), 1).tobytes() == good
+    with pytest.raises(ValueError, match=r"."):
+        codec.decode(memoryview(pack(bad)), 1)
+
+
 ORDERS = ("LRCP", "RLCP", "RPCL", "PCRL", "CPRL")
 KINDS = {
     "plain": {},
@@ -271,6 +284,18 @@ def test_the_low_band_is_what_openjpeg_reduces_to(kind, irreversible):
                 with Image.open(io.BytesIO(data)) as truth:
                     truth.reduce = times
                     assert np.array_equal(imagecodecs.jpeg2k_decode(shorter), np.asarray(truth))
+
+
+@pytest.mark.parametrize(
+    "segment", [b"\xff\x53\0\x09\0\0\4\4\4\0\0", b"\xff\x5f\0\x09\0\0\0\1\5\3\0", b"\xff\x60\0\4\0\0"]
+)
+def test_streams_that_say_more_than_the_usual_are_not_shortened(segment):
+    """Components coded otherwise, another order from some point on, packet headers elsewhere."""
+    data = pillow_jpeg2000(tissue_like(64, 64))
+    stream = read_codestream(data)
+    assert stream.coarse_first
+    more = data[: stream.qcd.stop] + segment + data[stream.qcd.stop :]
+    assert not read_codestream(more).coarse_first
 
 
 @pytest.mark.parametrize("name", ["33005", "33003"])

@@ -121,6 +121,17 @@ def test_ventana_tiles_that_overlap_are_left_to_openslide(overlap, tmp_path):
         assert slide.native is None
 
 
+def test_where_a_format_has_its_own_rules_the_reader_is_believed(tmp_path, monkeypatch):
+    """A third reader would show the bare tiles of the TIFF, as we do: it is not asked."""
+    from wsi.readers.openslide import OpenSlideSlide
+
+    read = OpenSlideSlide._read
+    monkeypatch.setattr(OpenSlideSlide, "_read", lambda self, *box: 255 - read(self, *box))
+    with opened(write_ventana(tmp_path / "v.bif", PICTURE[:768])) as slide:
+        assert slide.reader.startswith("openslide")
+        assert slide.native is None
+
+
 def test_a_wrong_offset_is_noticed(tmp_path, monkeypatch):
     """One pixel on level 0 is enough, and the reader is believed, not voted out."""
     from wsi.readers import native_levels

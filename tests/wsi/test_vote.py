@@ -129,7 +129,7 @@ def test_a_tile_a_few_pixels_off_is_noticed(moved, aperio, monkeypatch):
                 assert not alike(off, pixels, exact=whole)
 
 
-def test_what_lies_between_pixels_is_alike():
+def test_what_lies_between_pixels_is_alike_and_what_lies_two_pixels_off_is_not():
     """Half a pixel is what an interpolating reader may be off; a flat picture may lie anywhere."""
     picture = smooth_picture(300, 300).astype(float)
     noise = np.random.default_rng(0).normal(0, 9, picture.shape)
@@ -137,6 +137,9 @@ def test_what_lies_between_pixels_is_alike():
     for move in (0.25, 0.5):
         moved = ndimage.shift(picture, (move, -move, 0), order=1, mode="nearest")
         assert alike(*(p[20:276, 20:276].astype(np.uint8) for p in (picture, moved)), exact=False)
+    fine = (200 + noise).clip(0, 255).astype(np.uint8)  # its means over boxes are the same wherever it lies
+    for down, right in ((0, 2), (3, 0), (-7, 5)):
+        assert not alike(fine[20:276, 20:276], fine[20 + down : 276 + down, 20 + right : 276 + right], exact=False)
     flat = np.full((64, 64, 3), 240, np.uint8)
     assert alike(flat, flat, exact=False)
     assert not alike(flat, flat - 9, exact=False)
