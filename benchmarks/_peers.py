@@ -7,7 +7,7 @@ with its pixels; what it cannot do by itself (the resize) is OpenCV's area mean,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +17,7 @@ Tiles = Iterator[tuple[int, np.ndarray]]
 Case = dict[str, Any]
 
 
-def openslide_pillow(case: Case, rows: range) -> Tiles:
+def openslide_pillow(case: Case, rows: Sequence[int]) -> Tiles:
     """Read as most pipelines do: a region, RGB, bicubic."""
     import openslide
     from PIL import Image
@@ -29,7 +29,7 @@ def openslide_pillow(case: Case, rows: range) -> Tiles:
             yield row, np.asarray(image if image.size == size else image.resize(size, Image.Resampling.BICUBIC))
 
 
-def openslide_cv2(case: Case, rows: range) -> Tiles:
+def openslide_cv2(case: Case, rows: Sequence[int]) -> Tiles:
     import cv2
     import openslide
 
@@ -39,7 +39,7 @@ def openslide_cv2(case: Case, rows: range) -> Tiles:
             yield row, cv2.cvtColor(shrunk(pixels, case["size"]), cv2.COLOR_RGBA2RGB)
 
 
-def tiffslide_cv2(case: Case, rows: range) -> Tiles:
+def tiffslide_cv2(case: Case, rows: Sequence[int]) -> Tiles:
     import tiffslide
 
     with tiffslide.TiffSlide(case["path"]) as slide:
@@ -48,7 +48,7 @@ def tiffslide_cv2(case: Case, rows: range) -> Tiles:
             yield row, shrunk(pixels, case["size"])
 
 
-def pyvips_cv2(case: Case, rows: range) -> Tiles:
+def pyvips_cv2(case: Case, rows: Sequence[int]) -> Tiles:
     """Read line by line: libvips keeps two lines of the file's tiles, so that each is decoded once."""
     import pyvips
 
@@ -61,7 +61,7 @@ def pyvips_cv2(case: Case, rows: range) -> Tiles:
         yield row, shrunk(np.frombuffer(data, np.uint8).reshape(height, width, -1)[..., :3], case["size"])
 
 
-def cucim_cv2(case: Case, rows: range) -> Tiles:
+def cucim_cv2(case: Case, rows: Sequence[int]) -> Tiles:
     """Read tile by tile: faster than its batches; its cache stays empty on such slides (26.10), so it is left off."""
     from cucim import CuImage
 
@@ -72,12 +72,12 @@ def cucim_cv2(case: Case, rows: range) -> Tiles:
     slide.close()
 
 
-def hs2p_cv2(case: Case, rows: range) -> Tiles:
+def hs2p_cv2(case: Case, rows: Sequence[int]) -> Tiles:
     """Read with hs2p's open reader and groups of 4 and 2 tiles: the best of its settings that were tried."""
     from hs2p.wsi.reader import open_slide
     from hs2p.wsi.streaming.stream import iter_tile_records_from_reader
 
-    x, y = np.array(case["xy"][rows.start : rows.stop]).T
+    x, y = np.array([case["xy"][row] for row in rows]).T
     footprint = round(case["read_size"][0] * case["downsample"])
     result = SimpleNamespace(
         x=x,
@@ -92,10 +92,10 @@ def hs2p_cv2(case: Case, rows: range) -> Tiles:
     )
     with open_slide(case["path"], backend="cucim") as reader:
         for record in iter_tile_records_from_reader(reader, result=result, supertile_sizes=(4, 2)):
-            yield rows.start + record.tile_index, shrunk(record.tile_arr, case["size"])
+            yield rows[record.tile_index], shrunk(record.tile_arr, case["size"])
 
 
-def slideio_itself(case: Case, rows: range) -> Tiles:
+def slideio_itself(case: Case, rows: Sequence[int]) -> Tiles:
     """Read with slideio, which resizes by itself."""
     import slideio
 
@@ -115,7 +115,7 @@ def shrunk(pixels: np.ndarray, size: int) -> np.ndarray:
     return cv2.resize(pixels, (size, size), interpolation=cv2.INTER_AREA)
 
 
-PEERS: dict[str, Callable[[Case, range], Tiles]] = {
+PEERS: dict[str, Callable[[Case, Sequence[int]], Tiles]] = {
     "openslide": openslide_pillow,
     "openslide_cv2": openslide_cv2,
     "tiffslide": tiffslide_cv2,

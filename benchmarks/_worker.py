@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from _peers import PEERS
 
-Reader = Callable[[dict[str, Any], list[range], int], tuple[int, float]]
+Reader = Callable[[dict[str, Any], list[int], int], tuple[int, float]]
 
 
 @cache
@@ -36,12 +36,16 @@ def case_in(path: str) -> dict[str, Any]:
 
 
 def read(command: dict[str, Any]) -> dict[str, Any]:
-    case, rows = case_in(command["case"]), [range(*one) for one in command["rows"]]
+    case, rows = case_in(command["case"]), rows_of(command)
     reader = reader_named(command["reader"], command["case"])
     wall, cpu = time.perf_counter(), time.process_time()
     tiles, total = reader(case, rows, command["threads"])
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
     return {"cpu": cpu, "wall": wall, "tiles": tiles, "mean": total / max(1, tiles)}
+
+
+def rows_of(command: dict[str, Any]) -> list[int]:
+    return [row for one in command["rows"] for row in range(*one)]
 
 
 @cache
@@ -57,7 +61,7 @@ def reader_named(name: str, case: str) -> Reader:
     return lambda case, rows, threads: peer(name, case, rows, threads)
 
 
-def ours(case: dict[str, Any], _: list[range], threads: int) -> tuple[int, float]:
+def ours(case: dict[str, Any], _: list[int], threads: int) -> tuple[int, float]:
     from _own import ours
 
     tiles, total, middle = 0, 0, case["size"] // 2
@@ -67,18 +71,17 @@ def ours(case: dict[str, Any], _: list[range], threads: int) -> tuple[int, float
     return tiles, total
 
 
-def peer(name: str, case: dict[str, Any], rows: list[range], threads: int) -> tuple[int, float]:
+def peer(name: str, case: dict[str, Any], rows: list[int], threads: int) -> tuple[int, float]:
     """Read with one thread, or let each thread read its share with a slide of its own."""
     if threads == 1:
-        return tuple(map(sum, zip(*[one_run(name, case, run) for run in rows], strict=True)))  # type: ignore[return-value]
-    shares = [range(run.start + len(run) * i // threads, run.start + len(run) * (i + 1) // threads)
-              for run in rows for i in range(threads)]  # fmt: skip
+        return one_run(name, case, rows)
+    shares = [rows[len(rows) * i // threads : len(rows) * (i + 1) // threads] for i in range(threads)]
     with ThreadPoolExecutor(threads) as pool:
         found = list(pool.map(lambda share: one_run(name, case, share), shares))
-    return tuple(map(sum, zip(*found, strict=True)))  # type: ignore[return-value]
+    return sum(tiles for tiles, _ in found), sum(total for _, total in found)
 
 
-def one_run(name: str, case: dict[str, Any], rows: range) -> tuple[int, int]:
+def one_run(name: str, case: dict[str, Any], rows: list[int]) -> tuple[int, int]:
     tiles, total, middle = 0, 0, case["size"] // 2
     for _, pixels in PEERS[name](case, rows):
         tiles += 1
@@ -88,7 +91,7 @@ def one_run(name: str, case: dict[str, Any], rows: range) -> tuple[int, int]:
 
 def look(command: dict[str, Any]) -> dict[str, Any]:
     case = case_in(command["case"])
-    wanted = [row for one in command["rows"] for row in range(*one)]
+    wanted = rows_of(command)
     found = dict(pixels_of(command["reader"], case, wanted))
     np.save(command["into"], np.stack([found[row] for row in wanted]))
     return {"tiles": len(found)}
@@ -97,7 +100,7 @@ def look(command: dict[str, Any]) -> dict[str, Any]:
 def pixels_of(name: str, case: dict[str, Any], wanted: list[int]) -> Iterable[tuple[int, np.ndarray]]:
     if name != "ours":
         for row in wanted:
-            yield from ((i, np.array(pixels)) for i, pixels in PEERS[name](case, range(row, row + 1)))
+            yield from ((i, np.array(pixels)) for i, pixels in PEERS[name](case, [row]))
         return
     from _own import ours
 
