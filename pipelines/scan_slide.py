@@ -17,7 +17,7 @@ import numpy as np
 import wsi
 from wsi.anatomy import anatomy
 from wsi.geometry import best_level
-from wsi.probe import LevelProbe, Probe, probe
+from wsi.probe import LevelProbe, Probe, probe, zeros_in
 from wsi.resize import resize_area
 
 from .manifest import SlideEntry
@@ -95,7 +95,7 @@ class SlideRow:
         mpp_source: where they come from; `missing` or `refused` where there are none.
         mpp_problem: why the slide's own are not used.
         objective: 20 for 20x.
-        icc: whether it has a color profile.
+        icc: the name of its color profile.
         direct: whether tiles are taken straight from the file.
         tissue_share: the share of the slide that is tissue.
         tiles: how many a job would cut.
@@ -119,7 +119,7 @@ class SlideRow:
     mpp_source: str | None = None
     mpp_problem: str | None = None
     objective: float | None = None
-    icc: bool | None = None
+    icc: str | None = None
     direct: bool | None = None
     tissue_share: float | None = None
     tiles: int | None = None
@@ -162,7 +162,15 @@ def look(task: Task) -> SlideRow:
     except wsi.NotBrightfieldError as error:
         return row.having(Finding("red", "not-brightfield", error.what, error.mend))
     except wsi.SlideError as error:
-        return row.having(Finding("red", "unreadable", error.what, error.mend))
+        zeros = zeros_in(entry.path)
+        more = [Finding("red", "damaged", zeros, "Copy the slide again.")] if zeros else []
+        return row.having(*more, Finding("red", "unreadable", error.what, error.mend))
+    except OSError as error:  # a disk that fails, a share that is gone
+        return row.having(_cannot_be_read(error))
+    except MemoryError:
+        return row.having(
+            Finding("red", "unreadable", "it asks for more memory than a slide should", "Convert it anew.")
+        )
 
 
 def _with_files(row: SlideRow) -> SlideRow:
@@ -181,9 +189,13 @@ def _with_files(row: SlideRow) -> SlideRow:
                     file.seek(place)
                     digest.update(file.read(_BLOCK))
     except OSError as error:
-        what = f"a file of it cannot be read ({error.strerror or error})"
-        return row.having(Finding("red", "unreadable", what, "Check the path and its rights."))
+        return row.having(_cannot_be_read(error))
     return replace(row, file_count=len(files), total_bytes=total, digest=digest.hexdigest() if total else None)
+
+
+def _cannot_be_read(error: OSError) -> Finding:
+    what = f"it cannot be read ({error.strerror or error})"
+    return Finding("red", "unreadable", what, "Check the disk, the path and its rights.")
 
 
 def _with_facts(row: SlideRow, slide: wsi.Slide) -> SlideRow:
@@ -201,9 +213,11 @@ def _with_facts(row: SlideRow, slide: wsi.Slide) -> SlideRow:
         mpp_source=missing if mpp is None else mpp.source,
         mpp_problem=slide.mpp_problem,
         objective=slide.objective_power,
-        icc=form.icc,
+        icc=None if slide.profile is None else slide.profile.description or "unnamed",
         direct=getattr(slide, "native", None) is not None,
     )
+    if slide.profile is not None and slide.profile.problem:
+        row = row.having(Finding("green", "icc", f"its color profile is damaged ({slide.profile.problem})"))
     if mpp is not None and slide.mpp_problem:
         row = row.having(Finding("green", "mended-mpp", f"{mpp.source} serves: {slide.mpp_problem}"))
     return row

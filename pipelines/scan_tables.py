@@ -15,7 +15,7 @@ from .scan_slide import SlideRow
 INVENTORY = (
     *("light", "slide_id", "path", "cause", "mend", "notes", "reader", "vendor", "container", "compression"),
     *("native_tile", "direct", "width", "height", "levels", "um_per_px_x", "um_per_px_y", "um_per_px_source"),
-    *("um_per_px_problem", "objective", "icc", "bytes", "files", "tissue_share", "tiles", "probe"),
+    *("um_per_px_problem", "objective", "icc_profile", "bytes", "files", "tissue_share", "tiles", "probe"),
 )
 """A manifest is read by none of these but slide_id and path: so the inventory may serve as SLIDES."""
 
@@ -46,7 +46,7 @@ def as_object(row: SlideRow) -> dict[str, Any]:
         "mpp_source": row.mpp_source,
         "mpp_problem": row.mpp_problem and printable(row.mpp_problem),
         "objective_power": row.objective,
-        "icc": row.icc,
+        "icc_profile": row.icc and printable(row.icc),
         "bytes": row.total_bytes,
         "files": row.file_count,
         "tissue_share": row.tissue_share,
@@ -62,7 +62,7 @@ def write_inventory(path: Path, rows: Sequence[SlideRow]) -> str:
     Raises:
         EnvironmentFault: the file cannot be written.
     """
-    flaws = dict.fromkeys(flaw for row in rows for flaw in row.quality)
+    flaws = dict.fromkeys(f"{flaw}_share" for row in rows for flaw in row.quality)
     lines = [_inventory_line(row, path) for row in rows]
     write_bytes(path, csv_bytes([*INVENTORY, *flaws], lines))
     return f"{path}: the inventory of {len(rows)} slides"
@@ -112,13 +112,13 @@ def _inventory_line(row: SlideRow, table: Path) -> dict[str, object]:
         "um_per_px_source": row.mpp_source,
         "um_per_px_problem": row.mpp_problem and printable(row.mpp_problem),
         "objective": row.objective,
-        "icc": _yes(row.icc),
+        "icc_profile": row.icc and printable(row.icc),
         "bytes": row.total_bytes,
         "files": row.file_count,
         "tissue_share": row.tissue_share,
         "tiles": row.tiles,
         "probe": row.probe,
-        **row.quality,
+        **{f"{flaw}_share": share for flaw, share in row.quality.items()},
     }
 
 

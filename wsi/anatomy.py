@@ -1,4 +1,4 @@
-"""What a slide's file is made of: container, compression, native tiles, color profile. No pixel is decoded."""
+"""What a slide's file is made of: container, compression, native tiles. No pixel is decoded."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 
 from wsi.slide import Level, Slide
 from wsi.tiff_directory import COMPRESSION, TILE_HEIGHT, TILE_WIDTH, Directory, TiffFile, TiffProblemError
-
-_ICC_PROFILE = 34675
 
 _TIFF_COMPRESSIONS = {
     1: "none",
@@ -76,14 +74,12 @@ class Anatomy:
         container: `TIFF`, `DICOM`, `MIRAX` … the file's kind.
         compression: of level 0, None where unknown.
         tile: native tile of level 0 in px, None where the pixels lie in strips, or where it is unknown.
-        icc: whether a color profile lies in the file, None where that is unknown.
         tables: per level, where its tiles lie; None for a level of another kind.
     """
 
     container: str
     compression: str | None = None
     tile: tuple[int, int] | None = None
-    icc: bool | None = None
     tables: tuple[TileTable | None, ...] = ()
 
 
@@ -100,12 +96,11 @@ def _of_tiff(tiff: TiffFile, slide: Slide) -> Anatomy:
     homes = [_home(tiff, level) for level in slide.levels]
     first = homes[0]
     container = "NDPI" if tiff.is_ndpi else "OME-TIFF" if _is_ome(tiff) else "BigTIFF" if tiff.big else "TIFF"
-    tables = tuple(None if home is None or tiff.is_ndpi else _table(home) for home in homes)
+    tables = tuple(None if home is None or tiff.is_ndpi else table_of(home) for home in homes)
     if first is None:
         return Anatomy(container, tables=tables)
     tile = (first.number(TILE_WIDTH, 0), first.number(TILE_HEIGHT, 0)) if first.tiled else None
-    icc = any(_ICC_PROFILE in home.tags for home in homes if home is not None)
-    return Anatomy(container, _compression(first), tile, icc, tables)
+    return Anatomy(container, _compression(first), tile, tables)
 
 
 def _is_ome(tiff: TiffFile) -> bool:
@@ -119,7 +114,8 @@ def _home(tiff: TiffFile, level: Level) -> Directory | None:
     return tiled[0] if len(tiled) == 1 else None
 
 
-def _table(directory: Directory) -> TileTable | None:
+def table_of(directory: Directory) -> TileTable | None:
+    """Return where the tiles of an image lie, None where it has none."""
     if not directory.tiled:
         return None
     tile = directory.number(TILE_WIDTH, 0), directory.number(TILE_HEIGHT, 0)
@@ -142,17 +138,16 @@ def _of_openslide(path: Path) -> Anatomy:
             told = {name: handle.properties.get(name, "") for name in _ASKED}
     except Exception:  # the border; whether it opens is said elsewhere
         return Anatomy(path.suffix.lower().lstrip(".").upper() or "unknown")
-    vendor, width, height, icc, syntax, image_format = (told[name] for name in _ASKED)
+    vendor, width, height, syntax, image_format = (told[name] for name in _ASKED)
     tile = (int(width), int(height)) if width.isdigit() and height.isdigit() else None
     compression = _TRANSFER_SYNTAXES.get(syntax) if vendor == "dicom" else image_format.upper() or None
-    return Anatomy(_CONTAINERS.get(vendor, path.suffix.lstrip(".").upper()), compression, tile, bool(icc))
+    return Anatomy(_CONTAINERS.get(vendor, path.suffix.lstrip(".").upper()), compression, tile)
 
 
 _ASKED = (
     "openslide.vendor",
     "openslide.level[0].tile-width",
     "openslide.level[0].tile-height",
-    "openslide.icc-size",
     "dicom.TransferSyntaxUID",
     "mirax.LAYER_0_LEVEL_0_SECTION.IMAGE_FORMAT",
 )

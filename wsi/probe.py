@@ -17,11 +17,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi.anatomy import Anatomy, TileTable, anatomy
+from wsi.anatomy import Anatomy, TileTable, anatomy, table_of
 from wsi.errors import TileReadError
 from wsi.grid import tissue_shares
 from wsi.readers.base import BaseSlide
 from wsi.slide import Slide
+from wsi.tiff_directory import Directory, TiffFile, TiffProblemError
 from wsi.tissue import Tissue
 
 _BLOCK = 512
@@ -112,6 +113,24 @@ def probe(slide: Slide, tissue: Tissue | None = None, *, deep: bool = False, sec
     return Probe(tuple(levels), complete, not late)
 
 
+def zeros_in(path: Path) -> str | None:
+    """Say how much of a TIFF file that cannot be opened is zeros, None where nothing is: a copy that stopped."""
+    try:
+        with TiffFile(path) as tiff:
+            return next((text for one in tiff.every() if (text := _zeros_of(path, one))), None)
+    except (TiffProblemError, OSError, KeyError):
+        return None
+
+
+def _zeros_of(path: Path, directory: Directory) -> str | None:
+    table = table_of(directory)
+    if table is None or table.compression == "none":
+        return None
+    zeroed = int(_begins_with_zeros(path, table, np.flatnonzero(table.counts).tolist()).sum())
+    size = f"{directory.width} x {directory.height}"
+    return f"{zeroed:,} of {len(table.counts):,} tiles of the {size} image are zeros" if zeroed else None
+
+
 @dataclass
 class _Look:
     """One level, and what is known of its tiles so far."""
@@ -200,15 +219,11 @@ class _Look:
 
     def _zeroed(self, *, everywhere: bool) -> NDArray[np.bool_]:
         """Return which tiles begin with zeros, as no compressed tile does; all are looked at where one does."""
-        zeroed = np.zeros(self._count, bool)
         if self._table is None or self._table.compression == "none":
-            return zeroed
+            return np.zeros(self._count, bool)
         there = np.flatnonzero(self._there)
         tiles = there.tolist() if everywhere else _spread(there, _HEADS)
-        with self.slide.path.open("rb") as file:
-            for tile in tiles:
-                size = min(_HEAD, int(self._table.counts[tile]))
-                zeroed[tile] = not any(os.pread(file.fileno(), size, int(self._table.offsets[tile])))
+        zeroed = _begins_with_zeros(self.slide.path, self._table, tiles)
         return zeroed if everywhere or not zeroed.any() else self._zeroed(everywhere=True)
 
     def _share(self, zeroed: NDArray[np.bool_]) -> float:
@@ -221,6 +236,16 @@ class _Look:
         for tile in np.flatnonzero(bad)[:5].tolist():
             cause = "never written" if unwritten[tile] else self._failed.get(tile, "zeros where it should begin")
             yield BadTile(tile % self._across, tile // self._across, cause)
+
+
+def _begins_with_zeros(path: Path, table: TileTable, tiles: list[int]) -> NDArray[np.bool_]:
+    """Return which of the tiles begin with zeros, (N,) bool over all tiles."""
+    zeroed = np.zeros(len(table.counts), bool)
+    with path.open("rb") as file:
+        for tile in tiles:
+            size = min(_HEAD, int(table.counts[tile]))
+            zeroed[tile] = not any(os.pread(file.fileno(), size, int(table.offsets[tile])))
+    return zeroed
 
 
 def _spread(tiles: NDArray[np.int64], most: int) -> list[int]:
