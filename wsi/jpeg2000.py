@@ -33,6 +33,7 @@ class Codestream:
     Attributes:
         width: in pixels; `height` likewise.
         components: 3 for color.
+        step: pixels for each pixel of the component that has fewest; 1 where all have as many.
         halvings: how often the wavelet halved the picture.
         coarse_first: whether what a coarser picture needs comes before all else, and the main header says it all.
         siz: where the body of this marker segment lies; `cod` and `qcd` likewise.
@@ -41,6 +42,7 @@ class Codestream:
     width: int
     height: int
     components: int
+    step: int
     halvings: int
     coarse_first: bool
     siz: slice
@@ -69,9 +71,10 @@ def low_band_stream(data: bytes, stream: Codestream, times: int) -> bytes | None
     decoders pass it over.
 
     Returns:
-        None where the stream is of another order.
+        None where the stream is of another order, or some component has no whole number of pixels then.
     """
-    if not stream.coarse_first or times > stream.halvings:
+    whole = stream.step == 1 or not (stream.width | stream.height) % (stream.step * 2**times)
+    if not (stream.coarse_first and whole) or times > stream.halvings:
         return None
     siz, cod, qcd = (bytearray(data[part]) for part in (stream.siz, stream.cod, stream.qcd))
     sides = struct.unpack_from(">8I", siz, 2)
@@ -101,7 +104,6 @@ def _walk(data: bytes) -> Codestream:
     siz, cod = data[segments[_SIZ]], data[segments[_COD]]
     right, bottom, left, top, wide, high, x, y, components = struct.unpack_from(">8IH", siz, 2)
     one_tile = not (left or top or x or y) and wide >= right and high >= bottom
-    same = siz[37::3] + siz[38::3] == b"\1" * 2 * components
     layers, halvings = _number(">H", cod, 2), cod[5]
     packets = layers * components * _precincts(cod, right, bottom) if one_tile else 0
     decided &= _walk_parts(data, place, signs=bool(cod[0] & 6), packets=packets)
@@ -110,8 +112,9 @@ def _walk(data: bytes) -> Codestream:
         width=right - left,
         height=bottom - top,
         components=components,
+        step=max(siz[37::3] + siz[38::3]),
         halvings=halvings,
-        coarse_first=coarse_first and one_tile and same and decided,
+        coarse_first=coarse_first and one_tile and decided,
         siz=segments[_SIZ],
         cod=segments[_COD],
         qcd=segments[_QCD],

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import zlib
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import imagecodecs
 import numpy as np
 import pytest
 import tifffile
+from _jpeg2000 import half_color_stream
 from _shared import shared_path
 from _slides import APERIO, MPP, halved, opened, smooth_picture, streamed
 from PIL import Image
@@ -227,6 +228,29 @@ def test_damaged_tiles_are_missing_never_invented(name, damage, tmp_path):
             assert psnr(pixels, tissue_like(*SIZE)[y0 : y0 + 64, x0 : x0 + 64]) > 35
 
 
+@pytest.mark.parametrize("low_band", [False, True])
+def test_color_at_half_the_columns_is_what_openslide_shows(low_band, tmp_path):
+    """Aperio's 33003 has such streams."""
+    image = tissue_like(512, 256)
+    coded = [half_color_stream(ycbcr_of(tile)) for tile in tiles_of(image)]
+    path = tmp_path / "half.svs"
+    text = APERIO.format(w=512, h=256, power=20, mpp=0.5)
+    options = {"photometric": "rgb", "compression": "aperio_jp2000_ycbc", "tile": (256, 256), "metadata": None}
+    tifffile.imwrite(path, iter(coded), shape=image.shape, dtype=np.uint8, description=text, **options)
+    with wsi.open_slide(path, manifest_mpp=MPP, low_band=low_band) as slide:
+        assert slide.reader.startswith("openslide")
+        for factor in (1, 2):
+            grid = grid_of(slide, 64, factor)
+            assert read_plan(slide, grid).scale == (factor if low_band else 1)
+            tiles, errors = streamed(slide, grid)
+            assert not errors
+            for i, pixels in tiles.items():
+                truth = wsi.read_tile(slide, grid, i)
+                if factor == 1:
+                    assert np.abs(pixels.astype(int) - truth).max() <= 2
+                assert psnr(pixels, truth) > (20 if low_band and factor == 2 else 42)
+
+
 @pytest.mark.parametrize("name", ["lzw", "33005", "none", "zstd, differences"])
 def test_tiles_that_were_left_out_are_white(name, tmp_path):
     path = damaged(written(tmp_path, name, ALL[name]), 1, lambda _: b"")
@@ -242,9 +266,9 @@ def test_tiles_that_were_left_out_are_white(name, tmp_path):
 @pytest.mark.parametrize("name", ["lzw", "deflate", "zstd", None])
 @pytest.mark.parametrize("more", [-1, 1])
 def test_a_byte_too_few_or_too_many_is_damage(name, more):
-    from wsi.readers.codecs import Packed, _unpacker
+    from wsi.readers.codecs import Packed, _unpack
 
-    codec = Packed((16, 16, 3), _unpacker(name), differences=False, premultiplied=False)
+    codec = Packed((16, 16, 3), partial(_unpack, name), differences=False, premultiplied=False)
     pack = getattr(imagecodecs, f"{name}_encode") if name else bytes
     good, bad = tissue_like(16, 16).tobytes(), np.zeros(16 * 16 * 3 + more, np.uint8).tobytes()
     assert codec.decode(memoryview(pack(good)), 1).tobytes() == good

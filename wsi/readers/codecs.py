@@ -140,17 +140,23 @@ class Jpeg2000:
         stream = read_codestream(whole)
         if (stream.width, stream.height, stream.components) != (self.width, self.height, 3):
             raise ValueError(f"the tile holds a JPEG 2000 of {stream.width} x {stream.height} px")
+        if stream.step > 1 and not self.ycbcr:
+            raise ValueError("the tile holds red, green and blue of different sizes")
         times = scale.bit_length() - 1
         if times > stream.halvings:
             return _reduced(self.decode(data, 2**stream.halvings), 2 ** (times - stream.halvings))
         smaller = low_band_stream(whole, stream, times) if times else whole
+        if smaller is None and stream.step > 1:
+            return _reduced(self.decode(data, 1), scale)
         try:
             pixels = _decode_jpeg2000(smaller) if smaller is not None else _pillow_jpeg2000(whole, times)
         except Exception as error:  # the border: each library has its own kinds
             raise ValueError(str(error) or type(error).__name__) from error.with_traceback(None)
         if pixels.shape != (self.height // scale, self.width // scale, 3) or pixels.dtype != np.uint8:
             raise ValueError(f"the decoder gave {pixels.shape[1]} x {pixels.shape[0]} px of {pixels.dtype}")
-        return rgb_of_ycbcr(pixels) if self.ycbcr else pixels
+        if stream.step > 1 or not self.ycbcr:
+            return pixels  # imagecodecs takes components of different sizes for YCbCr, and gives RGB
+        return rgb_of_ycbcr(pixels)
 
 
 def rgb_of_ycbcr(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
