@@ -8,6 +8,7 @@ import struct
 from typing import Any
 
 _LENGTH = struct.Struct("<Q")
+_AT_ONCE = 1 << 16
 
 
 class Wire:
@@ -19,6 +20,9 @@ class Wire:
 
     def __init__(self, end: socket.socket) -> None:
         self._end = end
+        self._limit: float | None = None
+        self._come = bytearray()
+        end.settimeout(None)
 
     def send(self, data: bytes, seconds: float | None = None) -> None:
         """Send a message.
@@ -27,7 +31,7 @@ class Wire:
             EOFError: the other process is gone.
             TimeoutError: it does not listen.
         """
-        self._end.settimeout(seconds)
+        self._wait_at_most(seconds)
         try:
             self._end.sendall(_LENGTH.pack(len(data)) + data)
         except TimeoutError:
@@ -37,14 +41,9 @@ class Wire:
 
     def receive(self, seconds: float | None = None) -> bytes:
         """Return the next message; errors as those of `send`."""
-        self._end.settimeout(seconds)
-        try:
-            (length,) = _LENGTH.unpack(self._exactly(_LENGTH.size))
-            return bytes(self._exactly(length))
-        except TimeoutError:
-            raise
-        except OSError as error:
-            raise EOFError from error
+        self._wait_at_most(seconds)
+        (length,) = _LENGTH.unpack(self._exactly(_LENGTH.size))
+        return self._exactly(length)
 
     def tell(self, message: dict[str, Any], seconds: float | None = None) -> None:
         """Send plain values."""
@@ -62,12 +61,24 @@ class Wire:
         """Hang up."""
         self._end.close()
 
-    def _exactly(self, size: int) -> bytearray:
-        data = bytearray(size)
-        left = memoryview(data)
-        while left:
-            got = self._end.recv_into(left)
-            if not got:
+    def _wait_at_most(self, seconds: float | None) -> None:
+        if seconds != self._limit:  # each change is a call of the system
+            self._end.settimeout(seconds)
+            self._limit = seconds
+
+    def _exactly(self, size: int) -> bytes:
+        """Return so many bytes; what came beyond them is kept."""
+        come = self._come
+        while len(come) < size:
+            try:
+                more = self._end.recv(max(_AT_ONCE, size - len(come)))
+            except TimeoutError:
+                raise
+            except OSError as error:
+                raise EOFError from error
+            if not more:
                 raise EOFError
-            left = left[got:]
+            come += more
+        data = bytes(come[:size])
+        del come[:size]
         return data
