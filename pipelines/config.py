@@ -44,6 +44,9 @@ class ExtractSettings:
         batch_size: tiles per encoder call.
         device: `auto`, `cpu`, `cuda`, `cuda:1` …
         workers: threads that read, 0 for as many as pay.
+        processes: processes that these threads are spread over, so that a library that aborts or hangs costs a slide
+            and not the run: `auto` (one, or more for many threads), or a number; 0 reads in the command's own process.
+        read_timeout: seconds after which a read of some megapixels counts as hung; needs processes.
         memory_gb: cap on pixels under way, in GB.
         max_bad_tiles: share of unreadable tiles over which a slide fails.
         dtype: of stored features, `float16` or `float32`.
@@ -68,6 +71,8 @@ class ExtractSettings:
     batch_size: int = 64
     device: str = "auto"
     workers: int = 0
+    processes: str = "auto"
+    read_timeout: float = 120.0
     memory_gb: float = 2.0
     max_bad_tiles: float = 0.01
     dtype: str = "float16"
@@ -92,6 +97,9 @@ class ExtractSettings:
                 f"jpeg2000 must be one of {', '.join(JPEG2000)}, not {self.jpeg2000}": self.jpeg2000 in JPEG2000,
                 f"batch_size must be at least 1, not {self.batch_size}": self.batch_size >= 1,
                 f"workers must be 0 (auto) or more, not {self.workers}": self.workers >= 0,
+                f"processes must be auto or a number from 0, not {self.processes}": self.processes == "auto"
+                or self.processes.isdecimal(),
+                f"read_timeout must be above 0 s, not {self.read_timeout}": self.read_timeout > 0,
                 f"memory must be at least 0.1 GB, not {self.memory_gb}": self.memory_gb >= 0.1,
                 f"slide_mpp must be 0.02 to 10 µm per pixel, not {self.slide_mpp}": self.slide_mpp is None
                 or 0.02 <= self.slide_mpp <= 10,

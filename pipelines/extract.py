@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from mil import Encoder
 
 
+_THREADS_PER_PROCESS = 16
 _STAGES = ("hash", "prepare", "stain", "encode", "write")
 
 
@@ -268,6 +269,13 @@ def colors_of(settings: ExtractSettings) -> dict[str, str]:
     return {} if settings.icc == "none" else {"icc": settings.icc}
 
 
+def reading_processes(settings: ExtractSettings) -> int:
+    """Return how many processes read: enough that the threads of each do not hinder one another."""
+    if settings.processes != "auto":
+        return int(settings.processes)
+    return -(-(settings.workers or wsi.available_cores()) // _THREADS_PER_PROCESS)
+
+
 def extract(extraction: Extraction, manifest: Manifest) -> Outcome:
     """Run all pending slides through one stream.
 
@@ -280,6 +288,8 @@ def extract(extraction: Extraction, manifest: Manifest) -> Outcome:
         batch_size=s.batch_size,
         workers=s.workers or None,
         memory=int(s.memory_gb * 1e9),
+        processes=reading_processes(s),
+        read_timeout=s.read_timeout,
     )
     watch = Watch(extraction, stream, manifest)
     try:

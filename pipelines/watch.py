@@ -92,8 +92,8 @@ class Watch:
 
     @property
     def _spent(self) -> float:
-        """Core seconds of the process since the extraction began."""
-        return time.process_time() - self._cpu
+        """Core seconds of the process and of those that read for it, since the extraction began."""
+        return time.process_time() - self._cpu + self._stream.record().core_elsewhere
 
     @property
     def _on_tiles(self) -> float:

@@ -152,8 +152,8 @@ class Engine:
     def measurements(self) -> dict[str, Any]:
         """Return the fields of a StreamRecord."""
         with self._lock:
-            lost = self._readers.lost if self._readers else 0
-            return {**self._meter.summary(), "processes_lost": lost}
+            lost, core = (self._readers.lost, self._readers.core) if self._readers else (0, 0.0)
+            return {**self._meter.summary(), "processes_lost": lost, "core_elsewhere": core}
 
     def stop(self) -> None:
         """Tell all threads to end; returns at once."""
@@ -183,8 +183,6 @@ class Engine:
             return
         self._started = True
         self._meter.begin()
-        if self._readers:
-            self._readers.start()
         self._spawn(self._feed, "tiles-feeder")
 
     def _spawn(self, target: Callable[[], None], name: str) -> None:

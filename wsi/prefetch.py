@@ -72,6 +72,7 @@ class StreamRecord:
         seconds: from the first request to the last batch.
         first_batch: seconds until the first batch.
         processes_lost: reading processes that died or were ended because they hung.
+        core_elsewhere: core seconds of the reading processes, which this process's clock does not count.
         capped_by: "cores" or "memory" where the plan is held back, else None.
         text: the plan in words: what is short, and what would help.
     """
@@ -94,6 +95,7 @@ class StreamRecord:
     seconds: float
     first_batch: float
     processes_lost: int
+    core_elsewhere: float
     capped_by: str | None
     text: str
 

@@ -44,18 +44,14 @@ class Readers:
         self._count, self._seconds = processes, seconds
         self.ring = Ring()
         self.lost = 0
+        self.core = 0.0
+        """Core seconds that requests took in the processes."""
         self.stopped = False
         self._lock = threading.RLock()  # the finalizer of a stream may run in a thread that holds it
         self._one_alone = threading.Lock()
         self._processes: list[ReaderProcess] = []
         self._all: list[ReaderProcess] = []
         self._numbers = itertools.count()
-
-    def start(self) -> None:
-        """Start the processes; returns at once."""
-        with self._lock:
-            while len(self._processes) < self._count and not self.stopped:
-                self._processes.append(self._new())
 
     def begin(self) -> None:
         """Wait until the processes serve, or have ended: their start is no part of what a read takes."""
@@ -81,7 +77,14 @@ class Readers:
             sent = pickle.dumps(plan, pickle.HIGHEST_PROTOCOL)
         except _CANNOT_TRAVEL:
             return plan
+        self._start()
         return RemotePlan(self, next(self._numbers), name, plan, sent)
+
+    def note(self, spent: Spent) -> None:
+        """Note what a request of this thread took in a process."""
+        spent_elsewhere(spent)
+        with self._lock:
+            self.core += spent.core
 
     def done_with(self, plan: ReadPlan) -> None:
         """Let the processes close a slide."""
@@ -160,6 +163,12 @@ class Readers:
             return LostError(f"reading took longer than {self._seconds:g} s")
         return LostError(f"the reader process died ({process.cause}) while reading this slide")
 
+    def _start(self) -> None:
+        """Start what is not started; returns at once. A stream with nothing to read needs no process."""
+        with self._lock:
+            while len(self._processes) < self._count and not self.stopped:
+                self._processes.append(self._new())
+
     def _new(self) -> ReaderProcess:
         self._all = [one for one in self._all if one.alive]
         process = ReaderProcess(self.ring.descriptor, len(self._all))
@@ -200,6 +209,7 @@ class Seat:
         except EOFError:
             pass
         else:
+            self._readers.note(Spent(*answer["spent"]))
             return _understood(answer)
         raise self._readers.loss(self._process, late)
 
@@ -272,7 +282,6 @@ def shared_allocator(ring: Ring, allocate: Any) -> Any:
 
 
 def _understood(answer: dict[str, Any]) -> dict[int, TileReadError]:
-    spent_elsewhere(Spent(*answer["spent"]))
     if "bug" in answer:
         raise RuntimeError(f"a bug in a reader process:\n{answer['bug']}")
     if "error" in answer:
