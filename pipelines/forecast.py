@@ -14,7 +14,7 @@ from .config import ExtractSettings
 from .files import sha256_json
 from .jobfolder import JobFolder
 from .units import duration
-from .verdict import READ, TAKE, Rates, Verdict, foresee, line_of, readers_for
+from .verdict import READ, Rates, Verdict, foresee, line_of, readers_for
 
 MOST_READERS = 64
 """As many as the queue goes up to where their number is left to it."""
@@ -97,11 +97,18 @@ def forecast(measured: Measured, works: Sequence[Work], settings: ExtractSetting
 
 
 def _seconds(rates: Rates, line: Line, works: Sequence[Work], batch: int) -> float:
-    reading = max(
-        sum(stage.seconds for stage in line.stages if stage.station == READ) / line.workers[READ],
-        1 / line.most[READ] if READ in line.most else 0.0,
-    )
-    taking = sum(stage.seconds for stage in line.stages if stage.station == TAKE and stage.name != "write")
+    """Return the seconds of the run: as the stations overlap, but no less than the cores need.
+
+    Stations are taken as they were measured, waiting for cores included: who held the cores beside us will hold them
+    again. The cores' own bound is without it.
+    """
+    if not works:
+        return 0.0
+    read = rates["read"]
+    reading = max(float(read["service"]) / line.workers[READ], 1 / line.most[READ] if READ in line.most else 0.0)
+    busy = sum(float(rates[name]["busy"]) for name in ("stain", "encode") if name in rates)
+    other = next(stage.seconds for stage in line.stages if stage.name == "other")
+    taking = busy / max(int(read["tiles"]), 1) + other
     per_byte, per_slide, closing = (_each(rates, name) for name in ("hash", "prepare", "write"))
     jobs = [
         littles_law.Job(
@@ -112,12 +119,10 @@ def _seconds(rates: Rates, line: Line, works: Sequence[Work], batch: int) -> flo
         )
         for work in works
     ]
-    if not jobs:
-        return 0.0
     tiles = sum(work.tiles for work in works)
     core = sum(stage.core for stage in line.stages) * tiles / line.cores
-    by_station = littles_law.duration(jobs, batches=tiles / len(jobs) / batch)
     alone = jobs[0].prepare * (1 - 1 / line.cores)  # nothing runs beside the first slide's preparation
+    by_station = littles_law.duration(jobs, batches=tiles / len(jobs) / batch)
     return max(by_station, core + alone)
 
 
@@ -125,7 +130,7 @@ def _each(rates: Rates, name: str) -> float:
     clock = rates.get(name)
     if clock is None or not clock["things"]:
         return 0.0
-    return max(0.0, float(clock["busy"]) - float(clock.get("queued", 0.0))) / float(clock["things"])
+    return float(clock["busy"]) / float(clock["things"])
 
 
 # ------------------------------------------------------------------ kept, and scored

@@ -75,7 +75,7 @@ def lines(plan: Plan, data: Mapping[str, Any]) -> list[str]:
         return [*out, f"  {why}"]
     counted = "counted on all of them"
     if not tiles["exact"]:
-        counted = f"{tiles['low']:,} to {tiles['high']:,}: counted on {tiles['slides_counted']} slides"
+        counted = f"{tiles['low']:,} to {tiles['high']:,}: counted on {_plural(tiles['slides_counted'], 'slide')}"
     out.append(f"  tiles       {'' if tiles['exact'] else 'about '}{tiles['expected']:,} ({counted})")
     read = f", about {data['gb']['tiles']:.2g} GB of tiles" if data["gb"]["tiles"] is not None else ""
     out += [

@@ -85,10 +85,11 @@ class Watch:
         worked_on = {*self._extraction.fresh, *self._extraction.failures}
         kept = kept_by_plan(self._extraction.job, self._key, worked_on) if worked_on else None
         kept = kept or self._own
+        more = {"verdict": verdict.to_dict()}
         if kept is None or not rates:
-            return Found(rates, verdict, facts)
+            return Found(rates, verdict, facts, more=more)
         scored = score(kept, seconds, verdict)
-        return Found(rates, verdict, facts | {"forecast": scored}, (told(scored),), {"forecast": scored})
+        return Found(rates, verdict, facts | {"forecast": scored}, (told(scored),), more | {"forecast": scored})
 
     @property
     def _spent(self) -> float:
