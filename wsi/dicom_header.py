@@ -54,6 +54,11 @@ class DicomHeader:
         return self.text.get(SOP_CLASS) == WHOLE_SLIDE and self.text.get(IMAGE_TYPE, "").count("\\") >= 2
 
     @property
+    def is_level(self) -> bool:
+        """Whether it holds a level of the pyramid, or a part of one; not a label, an overview or a thumbnail."""
+        return self.is_slide and self.text[IMAGE_TYPE].split("\\")[2] == "VOLUME"
+
+    @property
     def series(self) -> str | None:
         """The SeriesInstanceUID."""
         return self.text.get(SERIES)

@@ -200,6 +200,27 @@ def test_every_cut_of_a_file_ends_as_a_slide_error_or_right(tissue, tmp_path):
     assert refused >= 38
 
 
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("photometric", ["YBR_FULL_422", "RGB"])
+@pytest.mark.parametrize("missing", [0, 1, 2])
+def test_a_level_that_lacks_a_file_is_refused_not_shown_as_glass(missing, photometric, sparse, tissue, tmp_path):
+    paths = written(tmp_path, tissue, parts=3, photometric=photometric, sparse=sparse)
+    paths[missing].unlink()
+    with pytest.raises(wsi.UnreadableSlideError, match=r"missing|not found|Missing SOP|found 2"):
+        wsi.open_slide(next(path for path in paths if path.exists()))
+
+
+def test_a_level_that_cannot_be_read_is_not_passed_over(tissue, tmp_path):
+    """wsidicom leaves such files out without a word: the half-sized level would become the slide."""
+    paths = written(tmp_path, tissue, photometric="RGB", sparse=True)
+    data = paths[0].read_bytes()
+    pixels = data.index(b"\xe0\x7f\x10\x00")
+    for end in range(400, pixels, 97):
+        paths[0].write_bytes(data[:end])
+        with pytest.raises(wsi.UnreadableSlideError):
+            wsi.open_slide(paths[0])
+
+
 def test_a_damaged_frame_costs_itself(tissue, tmp_path):
     path = write_dicom(tmp_path, [tissue], photometric="RGB")[0]
     data = bytearray(path.read_bytes())

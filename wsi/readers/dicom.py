@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi import mpp as pixel_size
+from wsi.dicom_header import read_dicom_header
 from wsi.dicom_series import series_files
 from wsi.errors import NotBrightfieldError, SlideError, UnreadableSlideError
 from wsi.geometry import downsample_of
@@ -26,6 +27,7 @@ from wsi.readers.mosaic import MosaicSlide
 from wsi.readers.tiff import decode_jpeg
 from wsi.slide import Level
 
+_WHOLE_SERIES = "Copy the whole series again."
 INSTALL = "Install the reader for it: pip install 'slidemil[dicom]'"
 _BASELINE_JPEG = "1.2.840.10008.1.2.4.50"
 _LOOKS = 5
@@ -45,6 +47,7 @@ class DicomSlide(MosaicSlide):
     def __init__(self, path: Path, *, slide_mpp: float | None = None, manifest_mpp: float | None = None) -> None:
         self._handle = _open(path)
         try:
+            _check_files(self._handle, path)
             levels = _levels(self._handle, path.name)
             self._instances = [instance for instance, _ in levels]
             first = self._instances[0]
@@ -108,6 +111,44 @@ def _open(path: Path) -> Any:
             return wsidicom.WsiDicom.open(series_files(path), settings=Settings(strict_tile_size_check=False))
         except Exception as error:  # the border: its own kinds, pydicom's, and whatever damage provokes
             raise _refused(path.name, error) from error.with_traceback(None)
+
+
+def _check_files(handle: Any, path: Path) -> None:
+    """Refuse a series of which files are missing or were passed over: their tiles would be taken for glass.
+
+    Raises:
+        UnreadableSlideError: says which.
+    """
+    used = {Path(str(file)).resolve() for file in handle.files or ()}
+    for file in series_files(path):
+        header = read_dicom_header(file)
+        if header is not None and header.is_level and file.resolve() not in used:
+            raise UnreadableSlideError(path.name, f"{file.name} of the same series cannot be read", _WHOLE_SERIES)
+    for level in handle.pyramids:
+        for group in level:
+            _check_parts(group.default_instance, path.name)
+
+
+def _check_parts(instance: Any, name: str) -> None:
+    """Refuse a level that is cut into files (a concatenation) of which some are missing."""
+    import pydicom
+
+    tags = ["ConcatenationUID", "InConcatenationTotalNumber", "ConcatenationFrameOffsetNumber", "NumberOfFrames"]
+    parts, total = [], 1
+    for file in instance.image_data.files:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            head = pydicom.dcmread(str(file), stop_before_pixels=True, specific_tags=tags)
+        if "ConcatenationUID" not in head:
+            return
+        parts.append((int(head.get("ConcatenationFrameOffsetNumber", 0)), int(head.NumberOfFrames)))
+        total = int(head.get("InConcatenationTotalNumber") or total)
+    parts.sort()
+    begins = [begin for begin, _ in parts]
+    ends = [begin + frames for begin, frames in parts]
+    if len(parts) < total or begins != [0, *ends[:-1]]:
+        what = f"a level is cut into several files, of which {len(parts)} are here and some are missing"
+        raise UnreadableSlideError(name, what, _WHOLE_SERIES)
 
 
 def _refused(name: str, error: Exception) -> UnreadableSlideError:
