@@ -121,6 +121,20 @@ class Bag:
         """Cut per-tile values, whose tiles lie along `axis`, into one view per bag."""
         return torch.split(values, self.sizes.tolist(), dim=axis)
 
+    def chunks(self, size: int) -> list[Bag]:
+        """Cut one bag into views of `size` tiles at most; an empty bag is one empty chunk.
+
+        Raises:
+            BagError: there are several bags; split them first.
+        """
+        if len(self) != 1:
+            raise BagError(f"{len(self)} bags cannot be cut into chunks of one. Use Bag.split() first.")
+        places = [None] * self.n_tiles if self.xy is None else torch.split(self.xy, size)
+        return [
+            Bag(rows, torch.tensor([0, rows.shape[0]]), xy, self.ids)
+            for rows, xy in zip(torch.split(self.features, size), places or [None], strict=False)
+        ]
+
     def padded(self) -> tuple[Tensor, Tensor]:
         """Return features (B, N_max, D), zero where there is no tile, and the mask (B, N_max), True on tiles."""
         longest = int(self.sizes.max()) if len(self) else 0

@@ -27,10 +27,44 @@ def segment_softmax(scores: Tensor, bag: Bag) -> Tensor:
     Returns:
         Weights, shape (T, K); each column sums to 1 in every bag that has tiles.
     """
-    dtype = accumulation_dtype(scores)
+    return torch.cat([tile_softmax(rows) for rows in bag.per_bag(scores)])
+
+
+def tile_softmax(scores: Tensor) -> Tensor:
+    """Softmax over the tiles of one bag, shape (N, K), in float32 at least."""
     # Along the first axis torch adds one by one: over 100,000 tiles the weights would sum to 0.999.
-    lying = scores.T.contiguous()
-    return torch.cat([torch.softmax(rows, dim=1, dtype=dtype) for rows in bag.per_bag(lying, axis=1)], dim=1).T
+    return torch.softmax(scores.T.contiguous(), dim=1, dtype=accumulation_dtype(scores)).T
+
+
+class RunningSoftmax:
+    """Σ softmax(scores) values over tiles that come in chunks, exact: sums are rescaled when a larger score comes.
+
+    Source: Milakov and Gimelshein 2018, arXiv 1805.02867.
+    """
+
+    def __init__(self) -> None:
+        self._top: Tensor | None = None
+        self._total: Tensor
+        self._sum: Tensor
+
+    def add(self, scores: Tensor, values: Tensor) -> None:
+        """Take in tiles: scores (n, K), -inf for a tile that does not count; values (n, E)."""
+        scores, values = scores.to(accumulation_dtype(scores)), values.to(accumulation_dtype(values))
+        if self._top is None:
+            self._top = scores.new_full((scores.shape[1],), torch.finfo(scores.dtype).min)
+            self._total = scores.new_zeros(scores.shape[1])
+            self._sum = values.new_zeros(scores.shape[1], values.shape[1])
+        if not scores.shape[0]:
+            return
+        top = torch.maximum(self._top, scores.amax(dim=0))
+        old, new = torch.exp(self._top - top), torch.exp(scores - top)
+        self._total = self._total * old + new.T.sum(dim=1)
+        self._sum = self._sum * old[:, None] + new.T @ values
+        self._top = top
+
+    def result(self) -> Tensor:
+        """Return the weighted sums, shape (K, E); zeros where no tile counted."""
+        return self._sum / self._total.clamp(min=torch.finfo(self._total.dtype).tiny)[:, None]
 
 
 def segment_weighted_sum(weights: Tensor, values: Tensor, bag: Bag) -> Tensor:

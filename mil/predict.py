@@ -10,7 +10,10 @@ from numpy.typing import NDArray
 
 from .bag import Bag
 from .errors import BagError, ModelError
+from .heads import Head, MILOutput
 from .model import TrainedModel
+
+CHUNK = 2048  # tiles that a streamed prediction holds at a time: 12 MB in float32 for features of width 1536
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,9 +62,18 @@ def predict(model: TrainedModel, bag: Bag) -> list[Prediction]:
         raise ModelError(str(error)) from error
 
 
+@torch.inference_mode()
+def infer(head: Head, bag: Bag) -> MILOutput:
+    """Output of a head in evaluation for one bag; a large bag goes through in chunks where the head allows it."""
+    if head.contract.streams and bag.n_tiles > CHUNK:
+        return head.eval().stream(bag.chunks(CHUNK))
+    out: MILOutput = head.eval()(bag)
+    return out
+
+
 def _predict_one(model: TrainedModel, bag: Bag) -> Prediction:
     """Predict one bag."""
-    out = model.head.eval()(bag)
+    out = infer(model.head, bag)
     logits = out.logits[0]
     probabilities = torch.softmax(logits.double(), dim=0).cpu().numpy()
     return Prediction(

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from .bag import Bag
 from .errors import TrainingDataError
 from .heads import Head, create_head
 from .input_transform import InputTransform
+from .losses import objective_of
 from .metrics import auc, choose_threshold
 from .model import TrainedModel, versions
 
@@ -55,7 +57,7 @@ class TrainSettings:
     """How a head is trained. The defaults serve 20 to 200 slides with features of any scale.
 
     Attributes:
-        head: a key of `mil.HEADS`.
+        head: a key of `mil.HEADS`; some have a loss of their own beside that of the slide, see `mil.losses`.
         head_options: further arguments of the head, e.g. {"hidden": 128}.
         epochs: at most so many passes over the training slides.
         patience: stop after so many epochs without a lower validation loss.
@@ -96,7 +98,8 @@ class Epoch:
 
     Attributes:
         number: from 1.
-        train_loss: mean over the slides of cross-entropy times class weight, with dropout.
+        train_loss: mean over the slides of what the head is trained on (`mil.losses`), by default cross-entropy times
+            class weight; with dropout.
         validation_loss: mean cross-entropy, weighted by class (divided by the sum of the weights), without dropout.
         validation_auc: one-versus-rest mean; None where validation has one class.
         best: the validation loss is the lowest so far.
@@ -253,6 +256,7 @@ def _one_epoch(
     in a batch of one slide the weight would cancel.
     """
     head.train()
+    objective = objective_of(head)
     order = torch.randperm(len(train)).tolist()
     total = 0.0
     for start in range(0, len(order), settings.batch_size):
@@ -260,7 +264,8 @@ def _one_epoch(
         bag = Bag.from_list([train.bags[i] for i in rows]).to(settings.device)
         target = torch.as_tensor(train.labels[rows]).to(settings.device)
         optimizer.zero_grad(set_to_none=True)
-        value = cross_entropy(head(bag).logits, target, weight=weights, reduction="sum") / len(rows)
+        slide_loss = partial(cross_entropy, target=target, weight=weights, reduction="none")
+        value = objective(head(bag), bag, target, slide_loss).sum() / len(rows)
         torch.autograd.backward(value)
         optimizer.step()
         total += float(value.detach()) * len(rows)

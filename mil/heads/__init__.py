@@ -5,13 +5,44 @@ from __future__ import annotations
 from mil.errors import MilError, UnknownHeadError, did_you_mean
 
 from .abmil import ABMIL, GatedABMIL
+from .acmil import ACMIL
+from .additive import AdditiveMIL
 from .base import Contract, Head, MILOutput
+from .clam import ClamMB, ClamSB
+from .dsmil import DSMIL
+from .dtfd import DTFD
+from .graph import GraphHead
+from .hybrid import Hybrid
+from .ilra import ILRA
+from .instance_max import InstanceMax
 from .max import MaxHead
 from .mean import MeanHead
+from .standard_mil import StandardMIL
+from .transmil import TransMIL
+from .vit import ViT
 
-__all__ = ["ABMIL", "HEADS", "Contract", "GatedABMIL", "Head", "MILOutput", "MaxHead", "MeanHead", "create_head"]
+__all__ = ["HEADS", "Contract", "Head", "MILOutput", "create_head"]
 
-HEADS: dict[str, type[Head]] = {head.name: head for head in (MeanHead, MaxHead, ABMIL, GatedABMIL)}
+_ALL: tuple[type[Head], ...] = (
+    MeanHead,
+    MaxHead,
+    InstanceMax,
+    StandardMIL,
+    ABMIL,
+    GatedABMIL,
+    AdditiveMIL,
+    ClamSB,
+    ClamMB,
+    DSMIL,
+    DTFD,
+    ACMIL,
+    ILRA,
+    TransMIL,
+    ViT,
+    Hybrid,
+    GraphHead,
+)
+HEADS: dict[str, type[Head]] = {head.name: head for head in _ALL}
 
 
 def create_head(name: str, in_dim: int, classes: int, **options: float) -> Head:

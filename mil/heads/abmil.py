@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from mil.bag import Bag
-from mil.pooling import segment_softmax, segment_weighted_sum
 
-from .base import Head, MILOutput, tile_embedding
+from .attending import AttendingHead, Tiles
+from .base import Contract, MILOutput, tile_embedding
 
 
-class ABMIL(Head):
+class ABMIL(AttendingHead):
     """Weighted average of the tile embeddings; a small network gives the weights.
 
     a_k ∝ exp(wᵀ tanh(V h_k)), z = Σ a_k h_k, logits = C z + c, softmax within each bag.
@@ -20,6 +20,7 @@ class ABMIL(Head):
     """
 
     name = "abmil"
+    contract = Contract(streams=True)
 
     def __init__(
         self, in_dim: int, classes: int, *, hidden: int = 64, attention: int = 32, dropout: float = 0.25
@@ -35,13 +36,14 @@ class ABMIL(Head):
         raw: Tensor = self.attention_w(torch.tanh(self.attention_v(h)))
         return raw
 
-    def pool(self, bag: Bag) -> MILOutput:
-        """Attend, average, classify."""
+    def tiles(self, bag: Bag) -> Tiles:
+        """Embed and score."""
         h = self.embed(self.input(bag.features))  # (T, E)
-        scores = self.score(h)  # (T, 1)
-        weights = segment_softmax(scores, bag)  # (T, 1)
-        z = segment_weighted_sum(weights, h, bag)[:, 0]  # (B, E)
-        return MILOutput(self.classifier(z), z, scores, weights)
+        return Tiles(h, self.score(h))
+
+    def answer(self, z: Tensor, tiles: Tiles, weights: Tensor) -> MILOutput:
+        """Classify."""
+        return MILOutput(self.classifier(z[:, 0]), z[:, 0], tiles.scores, weights)
 
 
 class GatedABMIL(ABMIL):

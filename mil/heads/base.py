@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mil.bag import Bag
-from mil.errors import BagError
+from mil.errors import BagError, MilError
 from mil.pooling import accumulation_dtype
 
 CHUNK = 4096  # tiles that statistics take in at a time: 64 MB in float64 for features of width 2048
@@ -22,11 +22,15 @@ class Contract:
     """What a head promises; one test over the registry holds each head to it.
 
     Attributes:
-        permutation_invariant: the order of the tiles does not matter.
+        permutation_invariant: the order of the tiles (each with its coordinates) does not matter.
         duplicate_invariant: every tile repeated the same number of times changes no logit.
         needs_coords: the bag has to carry `xy`.
         min_instances: smallest bag; 0 means that an empty bag has a defined answer.
         instance_logits: the output has per-tile class logits.
+        class_weights: the weights have one column per class; else all columns serve every class.
+        streams: `stream` gives the same answer from chunks of a bag, whatever their size.
+        linear: time grows with the number of tiles, not with its square.
+        standard_mil: class 0 means "no tile of another class": more tiles never make it more probable.
     """
 
     permutation_invariant: bool = True
@@ -34,6 +38,10 @@ class Contract:
     needs_coords: bool = False
     min_instances: int = 0
     instance_logits: bool = False
+    class_weights: bool = False
+    streams: bool = False
+    linear: bool = True
+    standard_mil: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +54,8 @@ class MILOutput:
         scores: shape (T, K), raw: for attention heads the value before the softmax.
         weights: shape (T, K), float32 or wider; each column sums to 1 in every bag that has tiles.
         instance_logits: shape (T, C), or None where the head has no such thing.
+        branch_logits: shape (B, K, C), what branches, pseudo-bags or streams say by themselves: for the head's own
+            loss (`mil.losses`); None where there are none.
     """
 
     logits: Tensor
@@ -53,6 +63,7 @@ class MILOutput:
     scores: Tensor
     weights: Tensor
     instance_logits: Tensor | None = None
+    branch_logits: Tensor | None = None
 
 
 class Standardize(nn.Module):
@@ -118,6 +129,34 @@ class Head(nn.Module, abc.ABC):
         Raises:
             BagError: the features have another width, coordinates are missing, or a bag is too small.
         """
+        self._check(bag)
+        smallest = int(bag.sizes.min())
+        if smallest < self.contract.min_instances:
+            raise BagError(f"the head {self.name} needs {self.contract.min_instances} tiles, found {smallest}.")
+        return self.pool(bag)
+
+    def stream(self, chunks: Sequence[Bag]) -> MILOutput:
+        """Return the output for one bag that is given in chunks, gone through once or twice; only rows are kept.
+
+        Args:
+            chunks: the tiles of one bag in order, e.g. from `Bag.chunks`; each may be read from disk when it is asked.
+
+        Raises:
+            MilError: the head needs all tiles at once.
+            BagError: as for the whole bag.
+        """
+        if not self.contract.streams:
+            raise MilError(f"the head {self.name} needs all tiles at once. Call head(bag), or use a head that streams.")
+        for chunk in chunks:
+            self._check(chunk)
+        return self.pool_chunks(chunks)
+
+    def pool_chunks(self, chunks: Sequence[Bag]) -> MILOutput:
+        """Compute the output for one bag from its chunks; heads whose contract says `streams` implement it."""
+        raise NotImplementedError
+
+    def _check(self, bag: Bag) -> None:
+        """Raise BagError unless the features have the right width and coordinates are there where needed."""
         if bag.dim != self.in_dim:
             raise BagError(
                 f"the head {self.name} takes features of width {self.in_dim}, these have {bag.dim}. "
@@ -125,10 +164,6 @@ class Head(nn.Module, abc.ABC):
             )
         if self.contract.needs_coords and bag.xy is None:
             raise BagError(f"the head {self.name} needs tile coordinates. Give xy to Bag.from_list.")
-        smallest = int(bag.sizes.min())
-        if smallest < self.contract.min_instances:
-            raise BagError(f"the head {self.name} needs {self.contract.min_instances} tiles, found {smallest}.")
-        return self.pool(bag)
 
     def fit_input(self, features: Tensor) -> None:
         """Fix the input standardization from training tiles, shape (T, D). Mixed scales become one."""

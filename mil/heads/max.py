@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from mil.bag import Bag
 from mil.pooling import segment_max
 
-from .base import Head, MILOutput, tile_embedding
+from .base import Contract, Head, MILOutput, tile_embedding
 
 
 class MaxHead(Head):
@@ -20,6 +22,7 @@ class MaxHead(Head):
     """
 
     name = "max"
+    contract = Contract(streams=True)
 
     def __init__(self, in_dim: int, classes: int, *, hidden: int = 64, dropout: float = 0.25) -> None:
         super().__init__(in_dim, classes, hidden=hidden, dropout=dropout)
@@ -30,13 +33,23 @@ class MaxHead(Head):
         """Take the maxima; the raw scores are the weights themselves."""
         h = self.embed(self.input(bag.features))  # (T, E)
         z = segment_max(h, bag)  # (B, E)
-        weights = torch.cat([_shares(rows) for rows in bag.per_bag(h.detach())])  # (T, 1)
+        weights = torch.cat([top_share(rows).mean(dim=1, keepdim=True) for rows in bag.per_bag(h.detach())])  # (T, 1)
         return MILOutput(self.classifier(z), z, weights, weights)
 
+    def pool_chunks(self, chunks: Sequence[Bag]) -> MILOutput:
+        """Go through the tiles for the maxima, and again for the tiles that hold them."""
+        z = torch.full_like(self.first_linear.bias, -torch.inf)
+        for chunk in chunks:
+            z = torch.cat([z[None], self.embed(self.input(chunk.features))]).amax(dim=0)
+        z = torch.where(z.isinf(), 0.0, z)  # no tile at all
+        top = torch.cat([self.embed(self.input(chunk.features)) == z for chunk in chunks])  # (N, E) bool
+        weights = (top / top.sum(dim=0).clamp(min=1)).mean(dim=1, keepdim=True)
+        return MILOutput(self.classifier(z)[None], z[None], weights, weights)
 
-def _shares(h: Tensor) -> Tensor:
-    """Share of the columns of one bag (N, E) that each row dominates, shape (N, 1), summing to 1."""
-    if not h.shape[0]:
-        return h.new_zeros((0, 1))
-    top = (h == h.amax(dim=0)).to(h.dtype)
-    return (top / top.sum(dim=0)).mean(dim=1, keepdim=True)
+
+def top_share(values: Tensor) -> Tensor:
+    """Share of each row of one bag in the maximum of each column: (N, K) → (N, K), columns summing to 1."""
+    if not values.shape[0]:
+        return values
+    top = (values == values.amax(dim=0)).to(values.dtype)
+    return top / top.sum(dim=0)

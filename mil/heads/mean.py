@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
 from mil.bag import Bag
-from mil.pooling import segment_mean_weights, segment_weighted_sum
 
-from .base import Contract, Head, MILOutput, tile_embedding
+from .attending import AttendingHead, Tiles
+from .base import Contract, MILOutput, tile_embedding
 
 
-class MeanHead(Head):
+class MeanHead(AttendingHead):
     """Average of the tile embeddings, then a linear classifier.
 
     The classifier is linear, so the class logits of the tiles average to the logits of the bag: `instance_logits`
@@ -20,16 +20,18 @@ class MeanHead(Head):
     """
 
     name = "mean"
-    contract = Contract(instance_logits=True)
+    contract = Contract(instance_logits=True, streams=True)
 
     def __init__(self, in_dim: int, classes: int, *, hidden: int = 64, dropout: float = 0.25) -> None:
         super().__init__(in_dim, classes, hidden=hidden, dropout=dropout)
         self.embed = tile_embedding(in_dim, hidden, dropout)
         self.classifier = nn.Linear(hidden, classes)
 
-    def pool(self, bag: Bag) -> MILOutput:
-        """Average; the raw scores are all zero, since no tile is preferred."""
+    def tiles(self, bag: Bag) -> Tiles:
+        """Embed; the raw scores are all zero, since no tile is preferred."""
         h = self.embed(self.input(bag.features))  # (T, E)
-        weights = segment_mean_weights(bag, h)  # (T, 1)
-        z = segment_weighted_sum(weights, h, bag)[:, 0]  # (B, E)
-        return MILOutput(self.classifier(z), z, weights.new_zeros(weights.shape), weights, self.classifier(h))
+        return Tiles(h, h.new_zeros((h.shape[0], 1)), self.classifier(h))
+
+    def answer(self, z: Tensor, tiles: Tiles, weights: Tensor) -> MILOutput:
+        """Classify."""
+        return MILOutput(self.classifier(z[:, 0]), z[:, 0], tiles.scores, weights, tiles.logits)

@@ -1,0 +1,33 @@
+"""Convolution over the occupied cells of the tile grid: what a dense one gives there with zeros elsewhere."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from mil.cells import Cells
+
+
+class DepthwiseConvolution(nn.Module):
+    """Every channel is convolved by itself with an odd, square kernel; empty cells are zero.
+
+    One look-up per place of the kernel, so the cost is cells x channels x size² wherever the cells lie.
+    """
+
+    def __init__(self, dim: int, size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(size, size, dim).uniform_(-1 / size, 1 / size))
+        self.bias = nn.Parameter(torch.empty(dim).uniform_(-1 / size, 1 / size))
+        assert math.fmod(size, 2)
+
+    def forward(self, values: Tensor, cells: Cells) -> Tensor:
+        """Values of the cells (M, E) → (M, E)."""
+        reach = self.weight.shape[0] // 2
+        padded = torch.cat([values, values.new_zeros(1, values.shape[1])])  # row M: an empty cell
+        out = self.bias.expand_as(values)
+        for i in range(-reach, reach + 1):
+            for j in range(-reach, reach + 1):
+                out = out + padded[cells.neighbor(i, j)] * self.weight[i + reach, j + reach]
+        return out
