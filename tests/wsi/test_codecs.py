@@ -228,6 +228,19 @@ def test_damaged_tiles_are_missing_never_invented(name, damage, tmp_path):
             assert psnr(pixels, tissue_like(*SIZE)[y0 : y0 + 64, x0 : x0 + 64]) > 35
 
 
+@pytest.mark.parametrize("name", JPEG2000)
+def test_where_openslide_refuses_the_file_its_colors_are_right_too(name, tmp_path):
+    """tifffile gives components as they are, and pixels of damaged streams: neither may get out."""
+    path = write(tmp_path / "other.tif", tissue_like(*SIZE), **JPEG2000[name])
+    damaged(path, 2, lambda data: data[: len(data) // 2])
+    with opened(path) as slide:
+        assert slide.reader.startswith("tifffile")
+        assert slide.native.levels[0] is not None
+        assert psnr(slide.read(0, 0, 256, 256), tissue_like(*SIZE)[:256, :256]) > 35
+        with pytest.raises(wsi.TileReadError, match="cut short"):
+            slide.read(520, 10, 64, 64)
+
+
 @pytest.mark.parametrize("low_band", [False, True])
 def test_color_at_half_the_columns_is_what_openslide_shows(low_band, tmp_path):
     """Aperio's 33003 has such streams."""

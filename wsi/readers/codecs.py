@@ -27,7 +27,7 @@ _PREMULTIPLIED, _TRANSPARENT = 1, 2
 _UNCOMPRESSED = 1
 _PACKED = {5: "lzw", 8: "deflate", 32946: "deflate", 50000: "zstd"}
 """TIFF compressions that give back each byte, and who undoes them."""
-_JPEG2000 = {33003: _YCBCR, 33005: _RGB, 34712: _RGB}
+JPEG2000 = {33003: _YCBCR, 33005: _RGB, 34712: _RGB}
 """TIFF compressions of JPEG 2000, and the colors that the components are."""
 
 
@@ -60,8 +60,8 @@ def codec_of(directory: Directory, *, low_band: bool = False) -> Codec | None:
     if not usual or (directory.samples == 4 and alpha not in (_PREMULTIPLIED, _TRANSPARENT)):
         return None
     photometric = directory.number(PHOTOMETRIC, _RGB)
-    if compression in _JPEG2000 and directory.samples == 3 and photometric in (_RGB, _YCBCR):
-        colors = _JPEG2000[compression]
+    if compression in JPEG2000 and directory.samples == 3 and photometric in (_RGB, _YCBCR):
+        colors = JPEG2000[compression]
         if compression == 34712 and photometric != _RGB:
             return None
         return Jpeg2000(height, width, ycbcr=colors == _YCBCR, scales=(8, 4, 2, 1) if low_band else (1,))

@@ -22,8 +22,10 @@ from numpy.typing import NDArray
 from wsi import mpp as pixel_size
 from wsi.errors import NotBrightfieldError, OtherPictureError, SlideError, UnreadableSlideError
 from wsi.geometry import downsample_of
+from wsi.jpeg2000 import read_codestream
 from wsi.jpeg_header import read_header
 from wsi.readers.base import Facts, on_white
+from wsi.readers.codecs import JPEG2000, rgb_of_ycbcr
 from wsi.readers.mosaic import MosaicSlide
 from wsi.slide import Level
 from wsi.tiff_directory import MOST_TILE_PIXELS
@@ -208,6 +210,8 @@ def _decoder(
     if dtype not in (np.uint8, np.uint16) or (dtype == np.uint16 and page.bitspersample != 16):
         raise UnreadableSlideError(name, f"its pixels are {dtype}, not 8 or 16 bit whole numbers")
     jpeg = int(page.compression) == _JPEG and page.is_jfif is not None  # looked up while the file is open
+    if samples == 3 and dtype == np.uint8 and page.planarconfig == 1 and _is_jpeg2000(page):
+        return lambda parts, index: _decode_jpeg2000(page, parts, index)
     if photometric == _PALETTE and samples == 1 and page.colormap is not None:
         table = np.ascontiguousarray((page.colormap.T >> 8).astype(np.uint8))
         return lambda parts, index: table[_raw(page, parts, index)[..., 0]]
@@ -253,6 +257,20 @@ def decode_jpeg(
     colour = header.colour or tag_colour
     pixels: NDArray[np.uint8] = imagecodecs.jpeg8_decode(data, tables=tables, colorspace=colour, outcolorspace="rgb")
     return pixels
+
+
+def _is_jpeg2000(page: Any) -> bool:
+    stored = JPEG2000.get(int(page.compression))
+    return stored == _YCBCR or (stored == _RGB and int(page.photometric) == _RGB)
+
+
+def _decode_jpeg2000(page: Any, parts: list[bytes | None], index: int) -> NDArray[np.uint8]:
+    """Decode a JPEG 2000 tile; tifffile gives the components as they are, and pixels of damaged streams."""
+    stream = read_codestream(parts[0] or b"")
+    pixels: NDArray[np.uint8] = _raw(page, parts, index)
+    stored = JPEG2000[int(page.compression)]
+    # imagecodecs takes components of different sizes for YCbCr, and gives RGB
+    return rgb_of_ycbcr(pixels) if stored == _YCBCR and stream.step == 1 else pixels
 
 
 _UNITS = {"µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}
