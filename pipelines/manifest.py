@@ -66,6 +66,7 @@ def find_slides(sources: Sequence[Path]) -> Manifest:
         NothingMatchedError: no slide was found; the message shows examples of what was seen.
     """
     found: list[SlideEntry] = []
+    files: list[Path] = []
     seen: list[Path] = []
     notes: list[str] = []
     for source in sources:
@@ -76,7 +77,9 @@ def find_slides(sources: Sequence[Path]) -> Manifest:
         elif source.suffix.lower() == ".csv":
             found += _from_csv(source)
         else:
-            found.append(_entry(source))
+            files.append(source)
+    joined = _join_series(files, _common_folder(sources))
+    found += [replace(entry, series=()) for entry in joined]  # what is opened is the series, whichever files were named
     if not found:
         raise NothingMatchedError(_nothing(sources, seen))
     entries, renamed = _name_apart(_drop_repeats(found, notes), _common_folder(sources))

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi.dicom_header import SYNTAX, read_dicom_header
 from wsi.slide import Level, Slide
 from wsi.tiff_directory import COMPRESSION, TILE_HEIGHT, TILE_WIDTH, Directory, TiffFile, TiffProblemError
 
@@ -137,6 +138,9 @@ def _of_openslide(path: Path) -> Anatomy:
         with openslide.OpenSlide(path) as handle:
             told = {name: handle.properties.get(name, "") for name in _ASKED}
     except Exception:  # the border; whether it opens is said elsewhere
+        header = read_dicom_header(path)
+        if header is not None:
+            return Anatomy("DICOM", _TRANSFER_SYNTAXES.get(header.text.get(SYNTAX, "")))
         return Anatomy(path.suffix.lower().lstrip(".").upper() or "unknown")
     vendor, width, height, syntax, image_format = (told[name] for name in _ASKED)
     tile = (int(width), int(height)) if width.isdigit() and height.isdigit() else None

@@ -87,6 +87,19 @@ def test_a_dicom_series_is_one_slide():
     assert len(entry.files) == 12
 
 
+def test_files_of_one_dicom_series_are_one_slide_however_they_are_given(tmp_path):
+    folder = shared_path("data/slides/cmu-1-small-region-dicom")
+    files = sorted(folder.glob("*.dcm"))
+    for named in (files[2:5], files[:1], files):
+        (entry,) = find_slides(named).entries
+        assert set(entry.files) == set(files)
+        assert entry.path == named[0]
+    (tmp_path / "list.csv").write_text(f"path,slide_id\n{files[0]},mine\n")
+    (entry,) = find_slides([tmp_path / "list.csv"]).entries
+    assert entry.slide_id == "mine"
+    assert set(entry.files) == set(files)
+
+
 def test_two_part_extensions_count_as_one():
     from pathlib import Path
 

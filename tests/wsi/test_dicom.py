@@ -15,6 +15,7 @@ from _dicom import JPEG2000, JPEG_LS, PLAIN, RLE, write_dicom
 from _shared import shared_path
 
 import wsi
+from wsi.anatomy import anatomy
 from wsi.dicom_header import PHOTOMETRIC, read_dicom_header
 from wsi.dicom_series import series_files
 from wsi.readers.dicom import DicomSlide
@@ -160,6 +161,18 @@ def test_a_series_is_found_whatever_lies_beside_it(tissue, tmp_path):
     assert len({wsi.series_uid(path) for path in paths}) == 1
     with wsi.open_slide(paths[1]) as slide:  # any file of the series opens the slide
         assert slide.size == (600, 400)
+
+
+def test_the_files_of_a_slide_are_those_of_its_series_the_one_opened_first(tissue, tmp_path):
+    paths = written(tmp_path, tissue, parts=2)
+    write_dicom(tmp_path / "x", [tissue[:100, :100]])[0].rename(tmp_path / "other.dcm")
+    assert wsi.files_of(paths[2]) == (paths[2], *(path for path in sorted(paths) if path != paths[2]))
+
+
+def test_what_a_file_is_made_of_is_known_where_openslide_refuses_it(tissue, tmp_path):
+    with wsi.open_slide(written(tmp_path, tissue, syntax=JPEG_LS, photometric="RGB")[0]) as slide:
+        form = anatomy(slide)
+        assert (form.container, form.compression) == ("DICOM", "JPEG-LS")
 
 
 def test_headers_say_what_pydicom_reads(tissue, tmp_path):
