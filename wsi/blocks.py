@@ -147,7 +147,7 @@ class BlockPlan:
             )
         )
         compressed = min(natives * int(level.counts.max(initial=0)), int(level.counts.sum())) + natives * level.room
-        decoded = 3 * level.tile_width * level.tile_height // self.scale**2
+        decoded = level.working_bytes(self.scale)
         resized = math.prod(self._scaled) * (3 * self.most_rows + 36) if self._resized else 0
         return compressed + decoded + resized
 

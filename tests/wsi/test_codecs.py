@@ -353,6 +353,17 @@ def test_the_low_band_is_only_read_when_asked_for(name, factor, tmp_path):
     assert 20 < psnr(pictures[True], means) < 42
 
 
+@pytest.mark.parametrize("name", ["33003", "lzw, differences", "none"])
+def test_another_process_gives_the_same_bytes(name, tmp_path):
+    """The codec, and whether finer bands are left out, travel with the plan."""
+    with wsi.open_slide(written(tmp_path, name, ALL[name]), manifest_mpp=MPP, low_band=True) as slide:
+        grid = grid_of(slide, 128, 2)
+        here, _ = streamed(slide, grid)
+        there, errors = streamed(slide, grid, processes=1)
+        assert not errors
+        assert all(np.array_equal(there[i], here[i]) for i in here)
+
+
 @pytest.mark.parametrize("order", ["LRCP", "PCRL"])
 def test_a_stream_with_fewer_halvings_is_reduced_further_by_means(order, tmp_path):
     from wsi.readers.codecs import Jpeg2000

@@ -89,6 +89,20 @@ def test_a_scanned_part_of_a_leica_canvas(offset, size, tmp_path):
                 assert_read_from_the_file(slide, truth, size, factor)
 
 
+@pytest.mark.parametrize("side", [64, 300, 1024])
+def test_no_block_size_changes_a_pixel(side, tmp_path):
+    """Blocks that begin before the scanned part, in its midst, and beyond it."""
+    with opened(write_leica(tmp_path / "l.scn", [(301, 203, PICTURE)], (2000, 1500))) as slide:
+        grid = wsi.tile_grid(slide, None, wsi.TileSpec(90, MPP))
+        plan = BlockPlan(slide.native, grid, slide.levels[0].downsample, side=side)
+        tiles = np.zeros((len(grid), 90, 90, 3), np.uint8)
+        for request in plan.requests():
+            assert not plan.read(request, lambda row: tiles[row])
+        truth = canvas_of([(301, 203, PICTURE)], (2000, 1500))
+        for (x, y), pixels in zip(grid.places, tiles, strict=True):
+            assert np.array_equal(pixels, truth[y : y + 90, x : x + 90])
+
+
 def test_a_part_between_the_pixels_of_the_canvas_lies_where_openslide_puts_it(tmp_path):
     """The file states nanometers; on level 0 the pixels are the same, on lower ones no more than one pixel off."""
     with opened(write_leica(tmp_path / "l.scn", [(301.4, 203.7, PICTURE)], (2000, 1500))) as slide:

@@ -31,8 +31,12 @@ JPEG2000 = {33003: _YCBCR, 33005: _RGB, 34712: _RGB}
 """TIFF compressions of JPEG 2000, and the colors that the components are."""
 
 
+WORKING_BYTES = 24
+"""The most that a codec takes while it decodes, for each pixel of the tile: three samples as 32-bit numbers, twice."""
+
+
 class Codec(Protocol):
-    """Decodes the tiles of one level."""
+    """Decodes the tiles of one level; a plain value, for it travels between processes."""
 
     @property
     def scales(self) -> tuple[int, ...]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from wsi.errors import TileReadError
 from wsi.jpeg_header import read_header
 from wsi.readers.base import FileIdentity
-from wsi.readers.codecs import Codec
+from wsi.readers.codecs import WORKING_BYTES, Codec
 
 _START, _END = b"\xff\xd8", b"\xff\xd9"
 
@@ -84,6 +84,11 @@ class NativeLevel:
     def scales(self) -> tuple[int, ...]:
         """By what tiles can be reduced while they are decoded, most first."""
         return SCALES if self.codec is None else self.codec.scales
+
+    def working_bytes(self, scale: int) -> int:
+        """Return what decoding one tile takes in memory."""
+        pixels = self.tile_width * self.tile_height
+        return 3 * pixels // scale**2 if self.codec is None else WORKING_BYTES * pixels
 
     def decode(self, data: memoryview, scale: int = 1, into: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
         """Return the pixels of a tile, reduced by `scale`: a view that lasts until this thread decodes again.
