@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -276,21 +276,25 @@ def reading_processes(settings: ExtractSettings) -> int:
     return -(-(settings.workers or wsi.available_cores()) // _THREADS_PER_PROCESS)
 
 
+def stream_of(sources: Iterable[tuple[wsi.Slide, wsi.TileGrid]], settings: ExtractSettings) -> wsi.TileStream:
+    """Return the stream that reads as the settings ask."""
+    return wsi.stream(
+        sources,
+        batch_size=settings.batch_size,
+        workers=settings.workers or None,
+        memory=int(settings.memory_gb * 1e9),
+        processes=reading_processes(settings),
+        read_timeout=settings.read_timeout,
+    )
+
+
 def extract(extraction: Extraction, manifest: Manifest) -> Outcome:
     """Run all pending slides through one stream.
 
     Raises:
         EnvironmentFault: the job folder cannot be written.
     """
-    s = extraction.settings
-    stream = wsi.stream(
-        extraction.sources(manifest),
-        batch_size=s.batch_size,
-        workers=s.workers or None,
-        memory=int(s.memory_gb * 1e9),
-        processes=reading_processes(s),
-        read_timeout=s.read_timeout,
-    )
+    stream = stream_of(extraction.sources(manifest), extraction.settings)
     watch = Watch(extraction, stream, manifest)
     try:
         for batch in stream:

@@ -18,6 +18,8 @@ from .verdict import READ, Rates, Verdict, foresee, line_of, readers_for
 
 MOST_READERS = 64
 """As many as the queue goes up to where their number is left to it."""
+_READERS_LATE = 0.1
+"""Share of the time that the taker waits for reads, from which on they set the pace."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def _seconds(rates: Rates, line: Line, works: Sequence[Work], batch: int) -> flo
     if not works:
         return 0.0
     read = rates["read"]
-    reading = max(float(read["service"]) / line.workers[READ], 1 / line.most[READ] if READ in line.most else 0.0)
+    reading = _reading(read, line.workers[READ])
     busy = sum(float(rates[name]["busy"]) for name in ("stain", "encode") if name in rates)
     other = next(stage.seconds for stage in line.stages if stage.name == "other")
     taking = busy / max(int(read["tiles"]), 1) + other
@@ -124,6 +126,18 @@ def _seconds(rates: Rates, line: Line, works: Sequence[Work], batch: int) -> flo
     alone = jobs[0].prepare * (1 - 1 / line.cores)  # nothing runs beside the first slide's preparation
     by_station = littles_law.duration(jobs, batches=tiles / len(jobs) / batch)
     return max(by_station, core + alone)
+
+
+def _reading(read: Mapping[str, Any], readers: float) -> float:
+    """Return the seconds that a tile keeps all readers together.
+
+    Where the taker waited for reads, the pace at which they came says it, whatever held them up; but not where the run
+    will come to more readers.
+    """
+    there = 1 - float(read["starved"])
+    if float(read["wait"]) - float(read["starved"]) > _READERS_LATE and readers <= int(read["workers"]):
+        return float(read["seconds"]) * there / max(int(read["tiles"]), 1)
+    return float(read["service"]) / readers
 
 
 def _each(rates: Rates, name: str) -> float:

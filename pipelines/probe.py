@@ -18,7 +18,7 @@ import wsi
 
 from .config import ExtractSettings
 from .counting import Count, in_chance_order
-from .extract import Extraction
+from .extract import Extraction, stream_of
 from .forecast import Measured
 from .jobfolder import JobFolder
 from .manifest import SlideEntry
@@ -37,6 +37,8 @@ _CELL = 16
 _WARM_UP = 0.4
 """Share of the reading that is thrown away: the number of readers settles meanwhile."""
 _CHUNK = 1 << 22
+_COUNT_BYTES = 1.0
+"""Seconds to count what is read from storage."""
 
 
 @dataclass
@@ -152,45 +154,56 @@ def _measured(trial: _Trial, works: list[SlideWork], count: Count, startup: floa
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if not works:
         return Probe(None, count, None, peak)
-    before = _bytes_read()
-    read, cpu, tiles = _read_some(trial, works, 0.35 * seconds)
-    after = _bytes_read()
+    per_tile = _bytes_per_tile(works, trial.settings)
+    read, cpu = _read_some(trial, works, 0.35 * seconds)
     for work in works[:2]:
         _write_whole(trial, work)
     for name in ("hash", "prepare", "write"):
         trial.clocks[name].queued = 0.0  # nothing of ours ran beside it: who held the cores then will hold them again
     rates = {"read": read} | {name: clock.to_dict() for name, clock in trial.clocks.items() if clock.things}
-    per_tile = (after - before) / tiles if tiles and before is not None and after is not None else None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    measured = Measured(rates, wsi.available_cores(), cpu, startup) if read["tiles"] else None
+    filled = trial.settings.batch_size * read["service"] / read["workers"]
+    startup += max(0.0, read["first_batch"] - max(filled, read["W_mean"]))  # processes that read are started
+    measured = Measured(rates, wsi.available_cores(), cpu, startup) if "encode" in rates else None
     return Probe(measured, count, per_tile, peak)
 
 
-def _read_some(trial: _Trial, works: list[SlideWork], seconds: float) -> tuple[dict[str, Any], float, int]:
-    """Read, normalize and encode parts of the slides; return the rates of the later part, its core seconds, the tiles.
+def _bytes_per_tile(works: list[SlideWork], settings: ExtractSettings) -> float | None:
+    """Return the bytes that this process asks storage for, per tile; None where the system does not tell."""
+    before, tiles, ends = _bytes_read(), 0, time.monotonic() + _COUNT_BYTES
+    some = [(work.slide, _only(work.grid, _cells(work.grid)[0])) for work in works]
+    with wsi.stream(some, batch_size=8, workers=1, memory=int(settings.memory_gb * 1e9)) as stream:
+        for batch in stream:
+            tiles += len(batch)
+            if time.monotonic() > ends:
+                break
+    after = _bytes_read()
+    return None if before is None or after is None or not tiles else (after - before) / tiles
 
-    The first part is thrown away where there is enough: the queue chooses its readers, the encoder warms up.
+
+def _read_some(trial: _Trial, works: list[SlideWork], seconds: float) -> tuple[dict[str, Any], float]:
+    """Read, normalize and encode parts of the slides; return the rates of the later part, its core seconds.
+
+    The first part is thrown away, at least one batch where there are more: processes start, the queue chooses its
+    readers, the encoder warms up.
     """
-    s = trial.settings
-    began = time.monotonic()
+    began, began_cpu = time.monotonic(), time.process_time()
     first: tuple[dict[str, Any], float] | None = None
-    with wsi.stream(
-        _parts_of(trial, works), batch_size=s.batch_size, workers=s.workers or None, memory=int(s.memory_gb * 1e9)
-    ) as stream:
-        cpu = time.process_time()
+    warm, all_clocks = False, dict(trial.clocks)
+    with stream_of(_parts_of(trial, works), trial.settings) as stream:
         for batch in stream:
             trial.take(batch)
             spent = time.monotonic() - began
-            if first is None and spent >= _WARM_UP * seconds:
-                first = stream.record().to_dict(), time.process_time()
+            if first is None or (not warm and spent >= _WARM_UP * seconds):
+                first, warm = (stream.record().to_dict(), time.process_time()), first is not None
                 trial.clocks |= {"stain": StageClock(), "encode": StageClock()}
             if spent >= seconds:
                 break
         record, ended = stream.record().to_dict(), time.process_time()
-    tiles = int(record["tiles"])
-    if first is not None and tiles - first[0]["tiles"] >= 2 * s.batch_size:
-        return _later(first[0], record), ended - first[1], tiles
-    return record, ended - cpu, tiles
+    if first is None or record["tiles"] == first[0]["tiles"]:  # no more than one batch
+        trial.clocks = all_clocks
+        return record, ended - began_cpu + record["core_elsewhere"]
+    return _later(first[0], record), ended - first[1] + record["core_elsewhere"] - first[0]["core_elsewhere"]
 
 
 def _later(first: Mapping[str, Any], whole: Mapping[str, Any]) -> dict[str, Any]:
