@@ -164,8 +164,8 @@ def test_an_estimate_never_loses_what_was_counted(slides, known):
 
 def measured(**read):
     clock = {"core": 0.0, "queued": 0.0}
-    queue = {"tiles": 100, "seconds": 1.0, "service": 0.0, "core": 0.0, "queued": 0.0, "W_mean": 0.01, "workers": 2}
-    queue |= {"wait": 0.5, "starved": 0.0, "saturated": True, "capped_by": None}
+    queue = {"tiles": 100, "seconds": 0.7, "service": 0.0, "core": 0.0, "queued": 0.0, "W_mean": 0.01, "workers": 2}
+    queue |= {"wait": 0.0, "starved": 0.0, "saturated": True, "capped_by": None}
     rates = {
         "read": queue | read,
         "hash": clock | {"busy": 1.0, "things": 10**9},
@@ -189,6 +189,14 @@ def test_many_slides_take_as_long_as_their_slowest_station():
     by_looking = forecast(measured(service=0.002), few, settings)
     assert by_looking.seconds == pytest.approx(50 * (1 + 2), rel=0.03)
     assert by_looking.verdict.limit == "preparation"
+
+
+def test_reads_that_are_late_set_the_pace():
+    """100 tiles in 4 s, of which 1 s without a slide: 30 ms a tile, whatever one reader is kept by a read."""
+    late = measured(service=0.02, seconds=4.0, wait=0.8, starved=0.25)
+    works = [Work("a", tiles=10_000, size=0)]
+    found = forecast(late, works, load_settings(options={"workers": 2}).extract)
+    assert found.seconds == pytest.approx(10_000 * 0.03 + 2, rel=0.02)
 
 
 def test_the_cores_are_shared():
