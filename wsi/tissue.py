@@ -41,7 +41,7 @@ class TissueSettings:
         chroma: difference between the channels' optical densities from which on a pixel has a stain's colour.
         smooth_um: µm, gaps between cells up to this width belong to the tissue.
         min_area_um2: µm², smaller pieces of tissue are dropped.
-        min_area_share: share of the picture, pieces below it are dropped.
+        min_area_share: share of the picture, pieces below it are dropped where µm/px are not known.
         min_hole_um2: µm², smaller holes in the tissue are filled.
     """
 
@@ -232,7 +232,8 @@ def tissue_of(
     pen = ink(soft, _stroke(per_px))
     stained = _stained(soft, _roughness(density, blur), settings) & ~pen
     stained |= _grey_within(soft.sum(-1) > 3 * settings.density, stained, pen)
-    mask = _tidy(stained, pen, per_px, settings)
+    clear = _clear_glass(density.sum(-1), per_px, settings)
+    mask = _tidy(stained, pen, clear, per_px, settings, None if mpp is None else 0.0)
     return Tissue(name, mask, pen & ~mask, scale, picture, None if mask.any() else _why_none(picture, pen, stained))
 
 
@@ -362,16 +363,51 @@ def _roughness(density: NDArray[np.float32], blur: float) -> NDArray[np.bool_]:
     return np.asarray(variance > (0.25 * mean) ** 2)
 
 
+_BARE = 0.8
+"""Density over that of pale tissue, below which there is nothing but glass."""
+_NARROW_UM = 32.0
+"""Glass up to twice as wide lies between cells, or in them (fat), and belongs to the tissue."""
+
+
+def _clear_glass(total: NDArray[np.float32], mpp: float, settings: TissueSettings) -> NDArray[np.bool_]:
+    """Return where the glass is bare on more than a gap between cells: cavities, lumina, and around the tissue.
+
+    Colours are told from a blurred picture, which lets tissue grow into the glass beside it; here hardly any blur.
+
+    Args:
+        total: optical density, sum of the channels, (h, w), not blurred.
+        mpp: µm per px.
+        settings: the thresholds.
+    """
+    half = settings.mpp / mpp / 2
+    bare = (ndimage.gaussian_filter(total, half) if half > 0.5 else total) < _BARE * settings.density
+    radius = max(1.0, _NARROW_UM / mpp)
+    pad = math.ceil(radius) + 1
+    core = ndimage.distance_transform_edt(np.pad(bare, pad, mode="edge")) > radius
+    wide = (ndimage.distance_transform_edt(~core) <= radius)[pad:-pad, pad:-pad] if core.any() else np.zeros_like(bare)
+    return _drop_small(np.asarray(wide), settings.min_hole_um2 / mpp**2)
+
+
 def _tidy(
-    stained: NDArray[np.bool_], pen: NDArray[np.bool_], mpp: float, settings: TissueSettings
+    stained: NDArray[np.bool_],
+    pen: NDArray[np.bool_],
+    clear: NDArray[np.bool_],
+    mpp: float,
+    settings: TissueSettings,
+    least_share: float | None = None,
 ) -> NDArray[np.bool_]:
-    """Close the gaps between cells, fill small holes, drop specks and what is left of pen strokes."""
+    """Close the gaps between cells, fill small holes, drop specks and what is left of pen strokes.
+
+    Where µm/px are known, what is a speck is known without the picture: a core of a tissue microarray is a small
+    share of it, and a piece must not vanish because another lies far away.
+    """
     gap = max(1, round(settings.smooth_um / 2 / mpp))
     padded = np.pad(stained, gap, mode="edge")
     closed = ndimage.binary_closing(padded, iterations=gap)[gap:-gap, gap:-gap] | stained
-    least = max(4.0, settings.min_area_um2 / mpp**2, settings.min_area_share * stained.size)
+    share = settings.min_area_share if least_share is None else least_share
+    least = max(4.0, settings.min_area_um2 / mpp**2, share * stained.size)
     least = min(least, 0.05 * stained.size)  # a small crop is not all specks
-    mask = _drop_small(closed & ~pen, least)
+    mask = _drop_small(closed & ~pen & ~clear, least)
     return _drop_rims(mask | _small_holes(mask, pen, settings.min_hole_um2 / mpp**2), pen, gap)
 
 
