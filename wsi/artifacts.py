@@ -19,11 +19,15 @@ _DOUBLE, _NEARLY = 1.5, 1.25
 """Density over that of the tissue on both sides, at the core of a fold and at its rim."""
 _DARK = 1.5
 """Density of a fold over that of the slide's median tissue."""
+_ALIKE = 0.06
+"""How far the channels' shares of the density may be from those beside; more, and dark epithelium passes for a fold."""
 _SOLID = 0.35
 """Optical density, sum of the channels, of tissue that can lie double: strands in fat have none beside them."""
-_LINE_UM = 48.0
+_LINE_UM = 64.0
 """The widest line that counts as thin."""
-_LINE, _LINE_RIM = 0.25, 0.12
+_CELL_UM = 6.0
+"""Blur under which single cells are no lines any more."""
+_LINE, _LINE_RIM = 0.3, 0.2
 """Optical density by which a line is darker than both its sides, in the channel that rises least."""
 _BUBBLE_UM, _EDGE_UM = 150.0, 2000.0
 """Least diameter of a bubble, least length of an edge."""
@@ -45,7 +49,7 @@ def folds(density: Picture, mask: Mask, mpp: float) -> Mask:
     if not mask.any():
         return np.zeros_like(mask)
     total = density.sum(-1)
-    beside = _beside(density, round(_FOLD_UM[1] / mpp))
+    beside = _beside(density, _FOLD_UM[1] / mpp)
     base = beside.sum(-1)
     rise = total / np.maximum(base, 1e-3)
     alike = _alike(density - beside, beside)
@@ -55,16 +59,19 @@ def folds(density: Picture, mask: Mask, mpp: float) -> Mask:
     return _long(np.asarray(found), mpp)
 
 
-def _beside(density: Picture, radius: int) -> Picture:
-    """Return what of the density goes on to both sides of anything narrower than twice `radius`, (h, w, 3)."""
-    size = 2 * max(1, radius) + 1
-    return np.stack([ndimage.grey_opening(density[..., c], size=(size, size)) for c in range(3)], -1)
+def _beside(density: Picture, radius: float) -> Picture:
+    """Return the usual density around each pixel, (h, w, 3): the median of a window that is wider than any fold."""
+    step = max(1, round(radius / 2))
+    size = 2 * max(1, round(1.5 * radius / step)) + 1
+    small = np.stack([ndimage.median_filter(density[::step, ::step, c], size=size) for c in range(3)], -1)
+    rows, columns = (np.arange(side) // step for side in density.shape[:2])
+    return np.asarray(small[rows][:, columns])
 
 
 def _alike(one: Picture, other: Picture) -> Mask:
     """Return where two densities have the same stains in about the same mixture."""
     shares = [part / np.maximum(part.sum(-1, keepdims=True), 1e-3) for part in (one, other)]
-    return np.asarray(np.abs(shares[0] - shares[1]).max(-1) < 0.08)
+    return np.asarray(np.abs(shares[0] - shares[1]).max(-1) < _ALIKE)
 
 
 def _long(found: Mask, mpp: float) -> Mask:
@@ -97,10 +104,8 @@ def bubbles_and_edges(density: Picture, mpp: float) -> tuple[Mask, Mask]:
         if extent < _BUBBLE_UM:
             continue
         piece = labels[window] == number
-        filled = ndimage.binary_fill_holes(piece)
-        if _is_round(piece, filled):
-            bubbles[window] |= filled
-        elif extent > _EDGE_UM and _is_long(piece):
+        bubbles[window] |= _discs(piece, mpp)
+        if extent > _EDGE_UM and _is_long(piece):
             edges[window] |= piece
     return bubbles, edges
 
@@ -108,19 +113,30 @@ def bubbles_and_edges(density: Picture, mpp: float) -> tuple[Mask, Mask]:
 def thin_lines(density: Picture, mpp: float) -> Mask:
     """Return thin lines that are darker than both sides in every channel, (h, w) bool."""
     size = 2 * max(1, round(_LINE_UM / 2 / mpp)) + 1
-    least = density.min(-1)
-    above = least - ndimage.grey_opening(least, size=(size, size))
+    blur = _CELL_UM / mpp
+    channels = [ndimage.gaussian_filter(density[..., c], blur) if blur > 0.5 else density[..., c] for c in range(3)]
+    above = np.min([one - ndimage.grey_opening(one, size=(size, size)) for one in channels], axis=0)
     core, rim = above > _LINE, above > _LINE_RIM
-    rim = ndimage.binary_closing(rim, np.ones((3, 3)))
-    return np.asarray(ndimage.binary_propagation(core & rim, mask=rim, structure=np.ones((3, 3))))
+    return np.asarray(ndimage.binary_propagation(core, mask=rim, structure=np.ones((3, 3))))
 
 
-def _is_round(piece: Mask, filled: Mask) -> bool:
-    """Tell whether a line goes round something that is about a disc and mostly not the line itself."""
-    area = int(filled.sum())
-    height, width = filled.shape
-    box = height * width
-    return bool(area > 2 * piece.sum() and area > 0.65 * box and 0.5 < height / width < 2)
+def _discs(piece: Mask, mpp: float) -> Mask:
+    """Return what a line goes round, where that is about a disc and mostly not the line itself."""
+    inside = ndimage.binary_fill_holes(piece) & ~piece
+    labels, _ = ndimage.label(inside)
+    out = np.zeros(piece.shape, bool)
+    for number, window in enumerate(ndimage.find_objects(labels), start=1):
+        height, width = (part.stop - part.start for part in window)
+        if min(height, width) * mpp < _BUBBLE_UM / 2 or not 0.5 < height / width < 2:
+            continue
+        hole = labels[window] == number
+        if hole.sum() > 0.65 * height * width:
+            out[window] |= hole
+    return np.asarray(ndimage.binary_dilation(out, np.ones((3, 3)), iterations=_rim(mpp)) & (piece | inside))
+
+
+def _rim(mpp: float) -> int:
+    return max(1, round(_LINE_UM / mpp))
 
 
 def _is_long(piece: Mask) -> bool:

@@ -50,17 +50,18 @@ class Focus:
     defocus: NDArray[np.float32]
 
 
-def measure_focus(slide: Slide, tissue: Tissue, most: int) -> Focus | None:
+def measure_focus(slide: Slide, tissue: Tissue, most: int, avoid: NDArray[np.bool_]) -> Focus | None:
     """Measure how sharp the tissue is on at most `most` patches, spread evenly over it.
 
-    Patches that cannot be read are left out. None where the slide is coarser than 1 µm/px, or that is not known.
+    Patches that cannot be read, or lie on anything to `avoid` (h, w), are left out: ink is smooth however sharp the
+    tissue. None where the slide is coarser than 1 µm/px, or that is not known.
     """
     try:
         grid = tile_grid(slide, tissue, SPEC, min_tissue=0.5)
     except SlideError:
         return None
-    inked = mask_shares(tissue.pen, tissue.scale, grid.xy, grid.footprint_xy) > 0  # smooth, however sharp the tissue
-    clear = replace(grid, xy=grid.xy[~inked], tissue_share=grid.tissue_share[~inked])
+    free = mask_shares(avoid, tissue.scale, grid.xy, grid.footprint_xy) == 0
+    clear = replace(grid, xy=grid.xy[free], tissue_share=grid.tissue_share[free])
     return _measured(slide, clear, spread_evenly(clear, most))
 
 
