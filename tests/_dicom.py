@@ -6,6 +6,7 @@ from pathlib import Path
 
 import imagecodecs
 import numpy as np
+from PIL import Image
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence
@@ -73,7 +74,7 @@ def write_dicom(
         whole = generate_uid()
         for part in range(parts):
             mine = here[len(here) * part // parts : len(here) * (part + 1) // parts]
-            data = [_encoded(frames[n], syntax, stream, subsampled) for n in mine]
+            data = [_encoded(frames[n], syntax, stream, subsampled, photometric) for n in mine]
             d = _dataset(image, uids, mpp * levels[0].shape[1] / image.shape[1], tile, photometric, icc, paths, planes)
             d.ImageType = [
                 "ORIGINAL" if not number else "DERIVED",
@@ -103,13 +104,16 @@ def _frames(image: np.ndarray, tile: int, repeats: int) -> list[np.ndarray]:
     return [(one // (n + 1)) for n in range(repeats) for one in cut]
 
 
-def _encoded(frame: np.ndarray, syntax: str, stream: str, subsampled: bool) -> bytes:
+def _encoded(frame: np.ndarray, syntax: str, stream: str, subsampled: bool, photometric: str) -> bytes:
     frame = np.ascontiguousarray(frame)
     if syntax == JPEG:
         options = {"level": 95, "subsampling": "420" if subsampled else "444"}
         return imagecodecs.jpeg8_encode(frame, colorspace="rgb", outcolorspace=stream, **options)
+    if photometric == "YBR_FULL":
+        frame = np.asarray(Image.fromarray(frame).convert("YCbCr"))
     if syntax == JPEG2000:
-        return imagecodecs.jpeg2k_encode(frame, codecformat="j2k", reversible=True, mct=True)
+        mct = photometric != "YBR_FULL"
+        return imagecodecs.jpeg2k_encode(frame, codecformat="j2k", reversible=True, mct=mct)
     if syntax == JPEG_LS:
         return imagecodecs.jpegls_encode(frame)
     return frame.tobytes()

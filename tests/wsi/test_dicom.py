@@ -70,6 +70,8 @@ def test_the_real_series_shows_the_colours_of_the_slide_it_was_made_from():
         ({"syntax": JPEG_LS, "photometric": "RGB"}, "wsidicom", LOSSLESS),
         ({"syntax": RLE, "photometric": "RGB"}, "wsidicom", LOSSLESS),
         ({"syntax": PLAIN, "photometric": "RGB"}, "openslide", LOSSLESS),
+        ({"syntax": RLE, "photometric": "YBR_FULL"}, "wsidicom", 46),
+        ({"syntax": JPEG2000, "photometric": "YBR_FULL"}, "wsidicom", 46),
         ({"planes": 2}, "wsidicom", 32),
     ],
 )
@@ -125,6 +127,12 @@ def test_frames_that_a_sparse_slide_lacks_are_white(photometric, tissue, tmp_pat
 def test_of_several_focal_planes_the_one_shown_is_named(tissue, tmp_path):
     with wsi.open_slide(written(tmp_path, tissue, planes=2)[0]) as slide:
         assert slide.reader.endswith("(focal plane 1 of 2)")
+
+
+def test_colours_that_no_reader_shows_rightly_are_refused(tissue, tmp_path):
+    paths = written(tmp_path, tissue, syntax=JPEG2000, photometric="YBR_FULL_422")
+    with pytest.raises(wsi.UnreadableSlideError, match="YBR_FULL_422"):
+        wsi.open_slide(paths[0])
 
 
 def test_several_optical_paths_are_refused(tissue, tmp_path):

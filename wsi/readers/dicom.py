@@ -30,6 +30,9 @@ from wsi.slide import Level
 _WHOLE_SERIES = "Copy the whole series again."
 INSTALL = "Install the reader for it: pip install 'slidemil[dicom]'"
 _BASELINE_JPEG = "1.2.840.10008.1.2.4.50"
+_YCBCR = "YBR_FULL"
+_DECODED_TO_RGB = ("RGB", "YBR_ICT", "YBR_RCT")
+"""Photometric interpretations whose frames decoders give as RGB."""
 _LOOKS = 5
 """Frames per axis that are looked at where tag and stream name different colours."""
 
@@ -84,7 +87,8 @@ class DicomSlide(MosaicSlide):
         instance = self._instances[level]
         if not self._jpeg[level]:
             with self._lock:
-                return _decoded(instance, column, row)
+                pixels = _decoded(instance, column, row)
+            return _rgb_of_ycbcr(pixels) if pixels is not None and _photometric(instance) == _YCBCR else pixels
         with self._lock:
             data = _encoded(instance, column, row)
         if data is None:
@@ -176,6 +180,10 @@ def _check(group: Any, name: str) -> None:
         raise NotBrightfieldError(
             name, what, "Leave it out: only stained slides scanned under white light can be used."
         )
+    photometric = _photometric(group.default_instance)
+    if not _is_jpeg(group.default_instance) and photometric not in (*_DECODED_TO_RGB, _YCBCR):
+        what = f"its colours are stored as {photometric}, without JPEG, which no reader shows rightly"
+        raise UnreadableSlideError(name, what, "Have it written anew by the scanner's software.")
     if len(group.optical_paths) > 1:
         raise several_paths(name, len(group.optical_paths))
 
@@ -186,6 +194,18 @@ def several_paths(name: str, count: int) -> UnreadableSlideError:
         f"it holds {count} optical paths (the same tissue under different light), and none is marked as the one to use"
     )
     return UnreadableSlideError(name, what, "Export the brightfield path alone as a DICOM series of its own.")
+
+
+def _photometric(instance: Any) -> str:
+    return str(instance.image_data.photometric_interpretation)
+
+
+def _rgb_of_ycbcr(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return RGB of full-range YCbCr: wsidicom hands frames out as they are stored. Source: DICOM PS3.3 C.7.6.3.1.2."""
+    from PIL import Image
+
+    height, width = pixels.shape[:2]
+    return np.asarray(Image.frombytes("YCbCr", (width, height), pixels.tobytes()).convert("RGB"))
 
 
 def _is_jpeg(instance: Any) -> bool:
@@ -243,7 +263,7 @@ def _colour_of(instance: Any, name: str) -> str:
     Raises:
         UnreadableSlideError: they do not.
     """
-    tag = "rgb" if instance.image_data.photometric_interpretation == "RGB" else "ycbcr"
+    tag = "rgb" if _photometric(instance) == "RGB" else "ycbcr"
     size = instance.tiled_size
     spots = {
         (int(size.width * (i + 0.5) / _LOOKS), int(size.height * (j + 0.5) / _LOOKS))
