@@ -74,7 +74,7 @@ def test_philips_slides_of_several_parts_are_white_between(tmp_path):
 
 
 @pytest.mark.parametrize("size", [100, 256])
-@pytest.mark.parametrize("offset", [(0, 0), (304, 208), (301, 203), (700, 3)])
+@pytest.mark.parametrize("offset", [(0, 0), (304, 208), (303, 203), (700, 3)])
 def test_a_scanned_part_of_a_leica_canvas(offset, size, tmp_path):
     """On every side there is canvas that nobody scanned."""
     parts = [(*offset, PICTURE)]
@@ -82,11 +82,9 @@ def test_a_scanned_part_of_a_leica_canvas(offset, size, tmp_path):
         assert slide.vendor == "leica"
         assert all(slide.native.levels)
         assert_read_from_the_file(slide, canvas_of(parts, (2000, 1500)), size)
-        if offset[0] % 4 == offset[1] % 4 == 0:
-            for factor in (2, 4):
-                part = [(offset[0] // factor, offset[1] // factor, shrunk(PICTURE, factor))]
-                truth = canvas_of(part, (2000 // factor, 1500 // factor))
-                assert_read_from_the_file(slide, truth, size, factor)
+        for factor in (2, 4):
+            part = [(offset[0] // factor, offset[1] // factor, shrunk(PICTURE, factor))]
+            assert_read_from_the_file(slide, canvas_of(part, (2000 // factor, 1500 // factor)), size, factor)
 
 
 @pytest.mark.parametrize("side", [64, 300, 1024])
