@@ -46,6 +46,7 @@ class ExtractSettings:
         workers: threads that read, 0 for as many as pay.
         processes: processes that these threads are spread over, so that a library that aborts or hangs costs a slide
             and not the run: `auto` (one, or more for many threads), or a number; 0 reads in the command's own process.
+            Slides are also opened and looked through in such a process, with `auto` from 24 slides on.
         read_timeout: seconds after which a read of some megapixels counts as hung; needs processes.
         memory_gb: cap on pixels under way, in GB.
         max_bad_tiles: share of unreadable tiles over which a slide fails.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,10 +19,11 @@ from .features import decisive
 from .jobfolder import JobFolder, Tiling, tiling_name
 from .manifest import Manifest, SlideEntry
 from .outcome import Failure, Outcome
+from .preparing import Preparer
 from .progress import Progress
 from .provenance import Run, series_sha256
 from .records import Record, changed_parts, current, forget, read_record
-from .slide_work import SlideWork, finish_slide, passport_name, prepare
+from .slide_work import SlideWork, finish_slide, passport_name
 from .timing import StageClock
 from .watch import Watch
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 
 _THREADS_PER_PROCESS = 16
+_MANY_SLIDES = 24
 _STAGES = ("hash", "prepare", "stain", "encode", "write")
 
 
@@ -51,6 +54,7 @@ class Extraction:
     warnings: list[str] = field(default_factory=list)
     clocks: dict[str, StageClock] = field(default_factory=lambda: {name: StageClock() for name in _STAGES})
     stopping: bool = False
+    core_apart: float = 0.0
     hashed: int = 0
     tiles: int = 0
     _works: list[SlideWork | None] = field(default_factory=list)
@@ -93,13 +97,19 @@ class Extraction:
 
     def sources(self, manifest: Manifest) -> Iterator[tuple[wsi.Slide, wsi.TileGrid]]:
         """Open the pending slides one after the other, for the stream; failures are kept, not raised."""
+        preparer = Preparer(self.job, self.tiling, self.settings, apart=_apart(self.settings, manifest))
+        with closing(preparer):
+            yield from self._sources(manifest, preparer)
+
+    def _sources(self, manifest: Manifest, preparer: Preparer) -> Iterator[tuple[wsi.Slide, wsi.TileGrid]]:
         for entry, parts in self.pending(manifest):
             try:
                 with self.clocks["prepare"].of(1):
-                    work = prepare(entry, self.job, self.tiling, self.settings, parts)
+                    work = preparer(entry, parts)
             except wsi.SlideError as error:
                 self.fail(entry, error)
                 continue
+            self.core_apart = preparer.core
             self.run.log("opened", slide=entry.slide_id, tiles=len(work.grid.xy), reader=work.slide.reader)
             if len(work.grid.xy) == 0:
                 self._empty += 1
@@ -267,6 +277,13 @@ def passport_of(encoder: Encoder, settings: ExtractSettings) -> dict[str, Any]:
 def colors_of(settings: ExtractSettings) -> dict[str, str]:
     """Return what was done about color profiles; nothing where pixels are as the scanner wrote them."""
     return {} if settings.icc == "none" else {"icc": settings.icc}
+
+
+def _apart(settings: ExtractSettings, manifest: Manifest) -> bool:
+    """Say whether slides are prepared in a process of their own: for a few, its start would take longer."""
+    if settings.processes == "auto":
+        return len(manifest.entries) >= _MANY_SLIDES
+    return int(settings.processes) > 0
 
 
 def reading_processes(settings: ExtractSettings) -> int:

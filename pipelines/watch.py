@@ -93,8 +93,9 @@ class Watch:
 
     @property
     def _spent(self) -> float:
-        """Core seconds of the process and of those that read for it, since the extraction began."""
-        return time.process_time() - self._cpu + self._stream.record().core_elsewhere
+        """Core seconds of the process and of those that read and prepare for it, since the extraction began."""
+        elsewhere = self._stream.record().core_elsewhere + self._extraction.core_apart
+        return time.process_time() - self._cpu + elsewhere
 
     @property
     def _on_tiles(self) -> float:

@@ -7,7 +7,6 @@ besides plain words and numbers.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import pickle
 import resource
@@ -23,12 +22,11 @@ from numpy.typing import NDArray
 import wsi.blocks
 import wsi.plan  # noqa: F401 - what nearly all plans need, loaded before the first is asked for
 from wsi.errors import SlideError
+from wsi.owner import end_with
 from wsi.request import ReadPlan, ReadRequest
 from wsi.ring import RingReader
 from wsi.thread_clock import ThreadClock
 from wsi.wire import Wire
-
-_SIGNAL_AT_PARENTS_DEATH = 1
 
 
 def main(control: int, ring: int, owner: int) -> None:
@@ -41,7 +39,7 @@ def main(control: int, ring: int, owner: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the owner ends us
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
-    _end_with(owner)
+    end_with(owner)
     plans, memory = _Plans(), RingReader(ring)
     with socket.socket(fileno=control) as end, contextlib.suppress(OSError):
         end.sendall(b"!")
@@ -52,14 +50,6 @@ def main(control: int, ring: int, owner: int) -> None:
             wire = Wire(socket.socket(fileno=wires[0]))
             threading.Thread(target=_serve, args=(wire, plans, memory), daemon=True).start()
     os._exit(0)  # whatever the threads are doing: nobody waits for it
-
-
-def _end_with(owner: int) -> None:
-    """End with the owner even where a library holds this process fast."""
-    with contextlib.suppress(OSError, AttributeError):  # Linux only
-        ctypes.CDLL(None).prctl(_SIGNAL_AT_PARENTS_DEATH, int(signal.SIGKILL))
-    if os.getppid() != owner:
-        os._exit(0)
 
 
 class _Plans:

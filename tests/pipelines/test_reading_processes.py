@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 from _command import digests, slidemil, slidemil_json
+from _prepare_badly import prepared_badly
 from _scripted_slide import ScriptedSlide, write_script
 from _slides import smooth_picture, write_aperio
 
 import wsi
+from pipelines import preparing
 from pipelines.config import ExtractSettings
 from pipelines.extract import reading_processes
 
@@ -50,19 +52,56 @@ def test_a_reader_that_aborts_costs_its_slide_alone(slides, tmp_path):
 
 
 def test_processes_change_no_byte_and_redo_nothing(slides, tmp_path):
-    """How tiles are read is no part of what features are made of."""
-    write_script(slides / "b.svs", 3)
+    """How slides are prepared and tiles are read is no part of what features are made of."""
+    (slides / "b.svs").unlink()
     jobs = []
     for count in (0, 2):
         jobs.append(tmp_path / f"job{count}")
-        code, said = slidemil_json("extract", slides, "-o", jobs[-1], *TILES, "--set", f"processes={count}")
-        assert (code, said["slides"]["done"]) == (0, 3), said
+        code, said = slidemil_json(
+            "extract", slides, "-o", jobs[-1], *TILES, "--stain", "macenko", "--set", f"processes={count}"
+        )
+        assert (code, said["slides"]["done"]) == (0, 2), said
         assert (said["rates"]["read"]["core_elsewhere"] > 0) == (count > 0)
+        assert said["rates"]["prepare"]["core"] > 0
     ours, other = (digests(job) for job in jobs)
     del ours["job.yaml"], other["job.yaml"]
     assert ours == other
-    code, said = slidemil_json("extract", slides, "-o", jobs[0], *TILES, "--set", "processes=auto")
-    assert (code, said["slides"]["skipped"]) == (0, 3)
+    code, said = slidemil_json("extract", slides, "-o", jobs[0], *TILES, "--stain", "macenko")
+    assert (code, said["slides"]["skipped"]) == (0, 2)
+
+
+def test_opening_that_aborts_costs_its_slide_alone(slides, tmp_path, monkeypatch):
+    """In a process of its own; one that is killed from outside is tried again."""
+    monkeypatch.setattr(preparing, "prepared", prepared_badly)
+    (slides / "a.svs").rename(slides / "killed.svs")
+    (slides / "b.svs").rename(slides / "abort.svs")
+    code, said = slidemil_json("extract", slides, "-o", tmp_path / "job", *TILES, "--set", "processes=1")
+    assert (code, said["slides"]["done"]) == (3, 2)
+    (failure,) = said["failed"]
+    assert failure["slide"] == "abort"
+    assert "could not be opened and looked through" in failure["cause"]
+    assert "SIGABRT" in failure["cause"]
+    assert "GLib-ERROR: failed to allocate 480 GB" in failure["cause"]
+    assert failure["mend"]
+
+
+def test_a_bug_in_preparing_is_a_bug(slides, tmp_path, monkeypatch):
+    monkeypatch.setattr(preparing, "prepared", prepared_badly)
+    (slides / "a.svs").rename(slides / "bug.svs")
+    code, said = slidemil("extract", slides / "bug.svs", "-o", tmp_path / "job", *TILES, "--set", "processes=1")
+    assert code == 1
+    assert "a bug of ours" in said
+
+
+def test_a_slide_that_cannot_be_used_says_the_same_from_another_process(slides, tmp_path):
+    (slides / "b.svs").unlink()
+    (slides / "d.svs").write_text("no slide")
+    told = []
+    for count in ("0", "1"):
+        code, said = slidemil_json("extract", slides, "-o", tmp_path / count, *TILES, "--set", f"processes={count}")
+        assert code == 3
+        told.append(said["failed"])
+    assert told[0] == told[1] != []
 
 
 @pytest.mark.parametrize(

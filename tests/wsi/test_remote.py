@@ -590,4 +590,11 @@ def test_a_slide_travels_as_the_way_to_open_it(tmp_path):
             assert np.array_equal(other.read(0, 0, 64, 64), slide.read(0, 0, 64, 64))
     with pytest.raises(TypeError, match="in memory"):
         pickle.dumps(wsi.MemorySlide(np.zeros((8, 8, 3), np.uint8)))
-    assert isinstance(pickle.loads(pickle.dumps(ScriptedSlide(write_script(tmp_path / "a")))), ScriptedSlide)
+    sent = pickle.dumps(ScriptedSlide(write_script(tmp_path / "a", 5)))
+    (tmp_path / "a").rename(tmp_path / "away")
+    with pickle.loads(pickle.dumps(pickle.loads(sent))) as slide:  # who only hands it on opens nothing
+        assert slide.size == (512, 512)
+        with pytest.raises(wsi.TileReadError):
+            slide.read(0, 0, 8, 8)
+        (tmp_path / "away").rename(tmp_path / "a")
+        assert np.array_equal(slide.read(0, 0, 8, 8), picture(5)[:8, :8])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from wsi.readers.direct import NativeTiles
 
 WHITE = 255
+_KEPT = ("mpp", "mpp_problem", "convert", "native")
+"""What may be decided about a slide after it was opened."""
 
 
 @dataclass(frozen=True)
@@ -105,13 +108,8 @@ class BaseSlide(ABC):
         """Travel to another process as the way to open the file there: a handle never crosses."""
         if self._identity is None:
             raise TypeError(f"{self.name}: a slide that is no file cannot be sent to another process")
-        kept = ("mpp", "mpp_problem", "convert", "native")
-        return _open_again, (
-            type(self),
-            self.path.absolute(),
-            self._identity,
-            {name: vars(self)[name] for name in kept},
-        )
+        facts = replace(self._facts, path=self.path.absolute())
+        return ReopenedSlide, (type(self), facts, self._identity, {name: vars(self)[name] for name in _KEPT})
 
     def __enter__(self) -> Self:
         return self
@@ -126,16 +124,50 @@ class BaseSlide(ABC):
         return f"<{self.name}: {width} x {height} px, {len(self.levels)} levels, {self.reader}>"
 
 
-def _open_again(
-    reader: Callable[[Path], BaseSlide], path: Path, identity: FileIdentity, kept: dict[str, Any]
-) -> BaseSlide:
-    """Open a slide that came from another process, with the reader that was chosen there."""
-    slide = reader(path)
-    if slide._identity != identity:
-        slide.close()
-        raise TileReadError(path.name, "the file was changed while it was read", "Run this slide again.")
-    vars(slide).update(kept)
-    return slide
+class ReopenedSlide(BaseSlide):
+    """A slide that came from another process; the file is opened when the first pixel is asked for.
+
+    Whoever only hands it on never runs the library that reads it.
+
+    Args:
+        reader: opens the file with the reader that was chosen.
+        facts: of the slide; the path is absolute.
+        identity: of the file that was looked at.
+        kept: see `_KEPT`.
+    """
+
+    def __init__(
+        self, reader: Callable[[Path], BaseSlide], facts: Facts, identity: FileIdentity, kept: dict[str, Any]
+    ) -> None:
+        super().__init__(facts)
+        vars(self).update(kept)
+        self._identity = identity
+        self._reader = reader
+        self._lock = threading.Lock()
+        self._slide: BaseSlide | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel on as it came."""
+        kept = {name: vars(self)[name] for name in _KEPT}
+        return ReopenedSlide, (self._reader, self._facts, self._identity, kept)
+
+    def _read(self, x: int, y: int, width: int, height: int, level: int) -> NDArray[np.uint8]:
+        return self._opened()._read(x, y, width, height, level)
+
+    def _opened(self) -> BaseSlide:
+        with self._lock:
+            if self._slide is None:
+                slide = self._reader(self.path)
+                if slide._identity != self._identity:
+                    slide.close()
+                    raise TileReadError(self.name, "the file was changed while it was read", "Run this slide again.")
+                self._slide = slide
+            return self._slide
+
+    def _close(self) -> None:
+        with self._lock:
+            if self._slide is not None:
+                self._slide.close()
 
 
 def _identity(path: Path) -> FileIdentity | None:
