@@ -53,27 +53,10 @@ class DicomSlide(MosaicSlide):
             _check_files(self._handle, path)
             levels = _levels(self._handle, path.name)
             self._instances = [instance for instance, _ in levels]
-            first = self._instances[0]
             self._jpeg = [_is_jpeg(instance) for instance in self._instances]
-            self._colour = _colour_of(first, path.name) if self._jpeg[0] else "rgb"
-            power, icc = _optics(first)
-            spacing = first.pixel_spacing
-            stated = (None, None) if spacing is None else (spacing.width * 1000, spacing.height * 1000)
-            value, problem = pixel_size.resolve(
-                stated, "dicom.PixelSpacing", power, slide_mpp=slide_mpp, manifest_mpp=manifest_mpp
-            )
+            self._colour = _colour_of(self._instances[0], path.name) if self._jpeg[0] else "rgb"
             super().__init__(
-                Facts(
-                    path=path,
-                    name=path.name,
-                    reader=f"wsidicom {version('wsidicom')}{_plane_shown(first)}",
-                    levels=tuple(level for _, level in levels),
-                    vendor="dicom",
-                    mpp=value,
-                    mpp_problem=problem,
-                    objective_power=power,
-                    icc=icc,
-                ),
+                _facts(path, levels, slide_mpp=slide_mpp, manifest_mpp=manifest_mpp),
                 tuple((i.tile_size.width, i.tile_size.height) for i in self._instances),
             )
         except BaseException as error:
@@ -99,6 +82,29 @@ class DicomSlide(MosaicSlide):
     def _close(self) -> None:
         with self._lock:
             self._handle.close()
+
+
+def _facts(
+    path: Path, levels: list[tuple[Any, Level]], *, slide_mpp: float | None, manifest_mpp: float | None
+) -> Facts:
+    first = levels[0][0]
+    power, icc = _optics(first)
+    spacing = first.pixel_spacing
+    stated = (None, None) if spacing is None else (spacing.width * 1000, spacing.height * 1000)
+    value, problem = pixel_size.resolve(
+        stated, "dicom.PixelSpacing", power, slide_mpp=slide_mpp, manifest_mpp=manifest_mpp
+    )
+    return Facts(
+        path=path,
+        name=path.name,
+        reader=f"wsidicom {version('wsidicom')}{_plane_shown(first)}",
+        levels=tuple(level for _, level in levels),
+        vendor="dicom",
+        mpp=value,
+        mpp_problem=problem,
+        objective_power=power,
+        icc=icc,
+    )
 
 
 def _open(path: Path) -> Any:
