@@ -118,9 +118,9 @@ def _compared(rows: list[SlideRow]) -> list[SlideRow]:
     named = {row.entry.slide_id: row for row in rows}
     for group in same_bytes:
         _tell(named, group, "duplicate", "the same bytes as {}", "Leave all but one out.")
-    for group in _same_picture(rows):
-        if not any(set(group) <= set(other) for other in same_bytes):
-            _tell(named, group, "same-picture", "the same picture as {}", "Leave all but one out.")
+    copies = {name for group in same_bytes for name in group[1:]}  # the first stands for them
+    for group in _same_picture(row for row in rows if row.entry.slide_id not in copies):
+        _tell(named, group, "same-picture", "the same picture as {}", "Leave all but one out.")
     return [named[row.entry.slide_id] for row in rows]
 
 

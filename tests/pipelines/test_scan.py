@@ -14,7 +14,7 @@ import pytest
 import tifffile
 from _command import slidemil, slidemil_json
 from _shared import shared_path
-from _slides import smooth_picture, write_aperio
+from _slides import halved, smooth_picture, write_aperio
 from _zoo import write_zoo
 from rich.cells import cell_len
 
@@ -87,6 +87,40 @@ def seen(path, **settings):
     """Look at one slide in this process."""
     (entry,) = find_slides([path]).entries
     return look(Task(entry, ScanSettings(**{"quality": False, **settings})))
+
+
+def cut_tiles(path, numbers):
+    """Overwrite the second half of some JPEG tiles of level 0 with zeros."""
+    with tifffile.TiffFile(path) as tiff:
+        page = tiff.pages.first
+        places = [(page.dataoffsets[n], page.databytecounts[n]) for n in numbers]
+    data = bytearray(path.read_bytes())
+    for start, count in places:
+        data[start + count // 2 : start + count] = bytes(count - count // 2)
+    path.write_bytes(data)
+
+
+@pytest.fixture(scope="module")
+def pyramid(tmp_path_factory):
+    """A slide of 256 JPEG tiles on level 0, with two lower levels."""
+    path = tmp_path_factory.mktemp("pyramid") / "s.tif"
+    image = smooth_picture(2048, 2048)
+    with tifffile.TiffWriter(path) as tiff:
+        for number in range(3):
+            shown = {"subfiletype": 1 if number else 0, "compression": "jpeg", "photometric": "rgb"}
+            tiff.write(image, tile=(128, 128), metadata=None, resolution=(20000, 20000), resolutionunit=3, **shown)
+            image = halved(image)
+    return path
+
+
+@pytest.mark.parametrize(("bad", "light"), [([], "green"), ([0], "amber"), (range(0, 256, 32), "red")])
+def test_the_share_of_bad_tiles_decides_as_in_a_job(pyramid, tmp_path, bad, light):
+    path = tmp_path / "s.tif"
+    path.write_bytes(pyramid.read_bytes())
+    cut_tiles(path, bad)
+    row = seen(path)
+    assert (row.light, row.worst.code if bad else None) == (light, "damaged" if bad else None)
+    assert "level 0 cannot be read" in row.worst.what if bad else row.worst is None
 
 
 def test_what_is_told_of_a_slide_is_what_other_libraries_read():

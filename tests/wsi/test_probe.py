@@ -18,7 +18,10 @@ from wsi.tissue import Tissue
 def write_many_tiles(path, side=2048, tile=64, **options):
     """Write a slide of 1,024 small JPEG tiles, directory first; return their places."""
     options = {"compression": "jpeg", **options}
-    tifffile.imwrite(path, smooth_picture(side, side), tile=(tile, tile), metadata=None, **options)
+    picture = smooth_picture(side, side)
+    if options.get("planarconfig"):
+        picture = np.ascontiguousarray(picture.transpose(2, 0, 1))
+    tifffile.imwrite(path, picture, tile=(tile, tile), metadata=None, photometric="rgb", **options)
     with tifffile.TiffFile(path) as tiff:
         page = tiff.pages.first
         assert page.offset < min(page.dataoffsets)
@@ -46,11 +49,14 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("kind", list(DAMAGES))
-@pytest.mark.parametrize("compression", ["jpeg", "zlib"])
+@pytest.mark.parametrize("compression", ["jpeg", "zlib", "planes"])
 def test_deep_finds_each_bad_tile_and_no_other(tmp_path, kind, compression):
     path = tmp_path / "s.tif"
-    places = write_many_tiles(path, side=1024, compression=compression)
-    planted = sorted(np.random.default_rng(1).choice(len(places), 7, replace=False).tolist())
+    options = {"compression": "zlib", "planarconfig": "separate"} if compression == "planes" else {}
+    places = write_many_tiles(path, side=1024, **{"compression": compression, **options})
+    with wsi.open_slide(path) as slide:
+        assert (slide.native is None) == (compression == "planes")  # straight from the file, or through a library
+    planted = sorted(np.random.default_rng(1).choice(256, 7, replace=False).tolist())
     planted = [tile for tile in planted if tile not in (136, 135, 120, 119)]  # the middle, which opening looks at
     spoil(path, places, planted, DAMAGES[kind])
     (level,) = probed(path, deep=True).levels
