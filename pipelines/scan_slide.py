@@ -242,7 +242,7 @@ def _with_pixels(row: SlideRow, slide: wsi.Slide, settings: ScanSettings) -> Sli
     if any(finding.code == "not-brightfield" for finding in row.findings):
         return row
     found = probe(slide, tissue, deep=settings.deep)
-    row = replace(row, probe=_in_words(found)).having(*_damage(found, grid.level if grid else 0, settings))
+    row = replace(row, probe=_in_words(found)).having(*_damage(found, grid, settings))
     return _with_quality(row, slide, tissue) if settings.quality and tissue is not None else row
 
 
@@ -283,13 +283,21 @@ def _why_empty(grid: wsi.TileGrid) -> Iterable[Finding]:
         yield Finding("amber", "no-tissue", grid.reason)
 
 
-def _damage(found: Probe, level: int, settings: ScanSettings) -> Iterable[Finding]:
-    """Judge what the decoder said: what a job reads decides, other levels are worth a warning."""
+def _damage(found: Probe, grid: wsi.TileGrid | None, settings: ScanSettings) -> Iterable[Finding]:
+    """Judge what the decoder said: the share of a job's tiles decides, other levels are worth a warning."""
     for one in found.levels:
-        if one.bad:
-            fatal = one.level == level and one.share > settings.max_bad_tiles
-            mend = "Copy the slide again." if fatal else "Best copy the slide again."
-            yield Finding("red" if fatal else "amber", "damaged", _bad_tiles(one), mend)
+        if not one.bad:
+            continue
+        if one.level != (grid.level if grid else 0):
+            yield Finding("amber", "damaged", _bad_tiles(one), "Best copy the slide again.")
+            continue
+        share = one.share_of(grid) if grid else one.share
+        about = "" if one.complete else "about "
+        what = f"{_bad_tiles(one)}; {about}{share:.1%} of a job's tiles touch such"
+        if share > settings.max_bad_tiles:
+            yield Finding("red", "damaged", what, "Copy the slide again.")
+        else:
+            yield Finding("amber", "damaged", what, "Best copy the slide again.")
     left_out = found.levels[0].left_out
     if left_out:
         what = f"{left_out:,} of {found.levels[0].tiles:,} tiles were left out by the scanner and count as glass"

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from wsi.anatomy import Anatomy, TileTable, anatomy, table_of
 from wsi.errors import TileReadError
-from wsi.grid import tissue_shares
+from wsi.grid import TileGrid, tissue_shares
 from wsi.readers.base import BaseSlide
 from wsi.slide import Slide
 from wsi.tiff_directory import Directory, TiffFile, TiffProblemError
@@ -46,7 +46,7 @@ class BadTile:
     cause: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LevelProbe:
     """What was found on one level.
 
@@ -60,6 +60,8 @@ class LevelProbe:
         never_written: tiles that lie in a part of the file that was never written.
         zeroed: tiles that are all zeros where they should begin; those never written are among them.
         examples: some bad tiles.
+        known_bad: (rows, columns) bool, the tiles known to be bad.
+        tile_size: width and height of a native tile, level-0 px.
     """
 
     level: int
@@ -71,6 +73,29 @@ class LevelProbe:
     never_written: int = 0
     zeroed: int = 0
     examples: tuple[BadTile, ...] = ()
+    known_bad: NDArray[np.bool_] = field(default_factory=lambda: np.zeros((0, 0), bool), repr=False)
+    tile_size: tuple[float, float] = (1.0, 1.0)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every tile was decoded."""
+        return self.decoded + self.left_out >= self.tiles
+
+    def share_of(self, grid: TileGrid) -> float:
+        """Return the share of a grid's tiles that touch a bad tile: counted where all are known, else estimated.
+
+        Where not all native tiles were looked at, each is bad with the chance `share`.
+        """
+        if not len(grid):
+            return 0.0
+        ends = grid.xy + np.array(grid.footprint_xy)
+        (x0, y0), (x1, y1) = (grid.xy // self.tile_size).astype(int).T, -(-ends // self.tile_size).astype(int).T
+        rows, columns = self.known_bad.shape
+        x1, y1 = np.minimum(x1, columns), np.minimum(y1, rows)
+        summed = np.pad(self.known_bad.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+        hit = summed[y1, x1] - summed[y0, x1] - summed[y1, x0] + summed[y0, x0] > 0
+        known = float(hit.mean())
+        return known if self.complete else max(known, float((1 - (1 - self.share) ** ((x1 - x0) * (y1 - y0))).mean()))
 
 
 @dataclass(frozen=True)
@@ -109,8 +134,7 @@ def probe(slide: Slide, tissue: Tissue | None = None, *, deep: bool = False, sec
         look = _Look(slide, form, number, tissue)
         levels.append(look.run(deep, float("inf") if deep else time.monotonic() + each))
         late |= look.late
-    complete = all(level.decoded + level.left_out >= level.tiles for level in levels)
-    return Probe(tuple(levels), complete, not late)
+    return Probe(tuple(levels), all(level.complete for level in levels), not late)
 
 
 def zeros_in(path: Path) -> str | None:
@@ -147,6 +171,7 @@ class _Look:
         tables = self.form.tables
         self._table = tables[self.number] if self.number < len(tables) else None
         level = self.slide.levels[self.number]
+        self._downsample = level.downsample
         self._tile = self._table.tile if self._table else (_BLOCK, _BLOCK)
         self._across = -(-level.width // self._tile[0])
         self._count = self._across * -(-level.height // self._tile[1])
@@ -173,12 +198,14 @@ class _Look:
             never_written=int(unwritten.sum()),
             zeroed=int(zeroed.sum()),
             examples=tuple(self._examples(bad, unwritten)),
+            known_bad=bad.reshape(-1, self._across),
+            tile_size=(self._tile[0] * self._downsample[0], self._tile[1] * self._downsample[1]),
         )
 
     def _on_tissue(self) -> NDArray[np.bool_]:
         if self.tissue is None or not self.tissue.mask.any():
             return np.ones(self._count, bool)
-        dx, dy = self.slide.levels[self.number].downsample
+        dx, dy = self._downsample
         index = np.arange(self._count)
         xy = np.stack([index % self._across * self._tile[0] * dx, index // self._across * self._tile[1] * dy], axis=1)
         inside = tissue_shares(self.tissue, xy, (round(self._tile[0] * dx), round(self._tile[1] * dy))) > 0

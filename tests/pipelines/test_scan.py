@@ -113,14 +113,19 @@ def pyramid(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize(("bad", "light"), [([], "green"), ([0], "amber"), (range(0, 256, 32), "red")])
-def test_the_share_of_bad_tiles_decides_as_in_a_job(pyramid, tmp_path, bad, light):
+@pytest.mark.parametrize(
+    ("bad", "tile", "light"),
+    [([], 224, "green"), ([0], 56, "amber"), ([0], 224, "red"), (range(0, 256, 32), 56, "red")],
+)
+def test_the_share_of_bad_tiles_decides_as_in_a_job(pyramid, tmp_path, bad, tile, light):
+    """One native tile of 256 is 9 of 1,296 tiles of 56 px, under 1 %, but 1 of 81 tiles of 224 px, over it."""
     path = tmp_path / "s.tif"
     path.write_bytes(pyramid.read_bytes())
     cut_tiles(path, bad)
-    row = seen(path)
+    row = seen(path, tile=tile, deep=True)
     assert (row.light, row.worst.code if bad else None) == (light, "damaged" if bad else None)
-    assert "level 0 cannot be read" in row.worst.what if bad else row.worst is None
+    if bad == [0]:
+        assert f"; {1 / 81 if tile == 224 else 9 / 1296:.1%} of a job's tiles touch such" in row.worst.what
 
 
 def test_what_is_told_of_a_slide_is_what_other_libraries_read():

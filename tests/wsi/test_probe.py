@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import tifffile
 from _slides import smooth_picture
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import wsi
 from wsi.anatomy import anatomy
@@ -147,6 +149,33 @@ def test_tiles_on_tissue_decide():
     assert level.share == pytest.approx(0.5)
     nothing = Tissue("s", ~mask & False, ~mask & False, (64.0, 64.0), np.zeros((64, 64, 3), np.uint8))
     assert probe(slide, nothing, deep=True).levels[0].share == pytest.approx(2 / 64)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 99),
+    size=st.sampled_from([64, 224, 300]),
+    overlap=st.sampled_from([0, 30]),
+    sides=st.tuples(st.integers(600, 2300), st.integers(600, 2300)),
+)
+def test_tiles_of_a_job_that_touch_a_bad_one_are_counted(seed, size, overlap, sides):
+    rng = np.random.default_rng(seed)
+    bad = {(int(c), int(r)) for c, r in rng.integers(0, 5, (2, 2))}
+
+    def on_read(x, y, *_):
+        if (x // 512, y // 512) in bad:
+            raise OSError("damaged")
+
+    slide = wsi.MemorySlide(np.full((sides[1], sides[0], 3), 200, np.uint8), mpp=0.5, on_read=on_read)
+    grid = wsi.tile_grid(slide, None, wsi.TileSpec(size=size, mpp=0.5, overlap=overlap))
+    (level,) = probe(slide, deep=True).levels
+    (width, height), hit = grid.footprint_xy, 0
+    for x, y in grid.xy.tolist():
+        hit += any(
+            c * 512 < x + width and x < c * 512 + 512 and r * 512 < y + height and y < r * 512 + 512 for c, r in bad
+        )
+    assert level.complete
+    assert level.share_of(grid) == pytest.approx(hit / len(grid))
 
 
 def test_time_is_bounded():
