@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import json
+import resource
 from collections.abc import Collection
 from typing import Any
+
+
+def cpu_seconds() -> float:
+    """Return the CPU seconds of this process and of its children that have ended."""
+    return sum(
+        one.ru_utime + one.ru_stime for one in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    )
 
 
 def line(**facts: Any) -> None:

@@ -4,7 +4,8 @@ Ours is all that `slidemil extract` does with a slide: its hash, tissue, picture
 is what most scripts do: openslide `read_region`, RGB, Pillow resize, ToTensor, Normalize, the same network; where its
 tiles lie is given to it. Two consumers: `fast` (the mean color of some pixels, to see the loader) and `resnet50`
 (random weights, float32, one thread). Limits: the bare JPEG decoder for `fast`, and for resnet50 the network alone on
-tiles that lie in memory. CPU seconds per tile; candidates take turns, each in a fresh process, libraries loaded before.
+tiles that lie in memory. CPU seconds per tile, reading processes and their start included; candidates take turns, each
+in a fresh process, libraries loaded before.
 Plain loop and network cost the same for each tile, so they take some whole lines of tiles from all over the slide.
 """
 
@@ -28,7 +29,7 @@ from typing import Any
 import numpy as np
 from _own import Limit, case_of
 from _slides import KEPT, large_slide
-from _summary import line, summary
+from _summary import cpu_seconds, line, summary
 from _turns import figure
 
 GOALS = {
@@ -154,9 +155,9 @@ def batches(places: list[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
 
 def child(who: str, network: str, slide: Path, tiles: int) -> None:
     run = {"ours": ours, "plain": plain, "forward": forward, "limit": limit}[who](slide, network, tiles)
-    cpu, wall = time.process_time(), time.perf_counter()
+    cpu, wall = cpu_seconds(), time.perf_counter()
     done = run()
-    facts = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall, "tiles": done}
+    facts = {"cpu": cpu_seconds() - cpu, "wall": time.perf_counter() - wall, "tiles": done}
     print(json.dumps(facts))
 
 
