@@ -46,14 +46,13 @@ def figures(plan: Plan, settings: ExtractSettings, device: str) -> dict[str, Any
     }
     if expected is None:
         return found | {"seconds": 0.0, "hours": 0.0, "bottleneck": "nothing to be measured", "verdict": None}
-    spread = guess.expected or 1.0
     return found | {
         "workers": expected.readers,
         "depth": expected.depth,
         "cores": expected.line.cores,
         "seconds": round(expected.seconds, 2),
-        "seconds_low": round(expected.seconds * guess.low / spread, 2),
-        "seconds_high": round(expected.seconds * guess.high / spread, 2),
+        "seconds_low": round(plan.seconds[0], 2),
+        "seconds_high": round(plan.seconds[1], 2),
         "hours": round(expected.seconds / 3600, 4),
         "bottleneck": expected.verdict.text,
         "verdict": expected.verdict.to_dict(),

@@ -56,6 +56,7 @@ class Plan:
         estimate: of the tiles.
         probe: what was measured.
         forecast: None where nothing waits, or nothing could be measured.
+        seconds: what it is with the fewest and with the most tiles that are likely.
         memory: bytes that the process will have at its peak, about.
         bytes_to_hash: of the slides that wait.
     """
@@ -66,6 +67,7 @@ class Plan:
     estimate: Estimate
     probe: Probe | None
     forecast: Forecast | None
+    seconds: tuple[float, float]
     memory: float
     bytes_to_hash: int
 
@@ -104,9 +106,14 @@ def make_plan(
     sizes = {entry.slide_id: size_of(entry) for entry in triage.waiting}
     guess = estimate(found.tiles, sizes, tuple(found.failures))
     works = _works(triage, guess, found, sizes, job)
-    expected = None
-    if probed is not None and probed.measured is not None:
-        expected = forecast(probed.measured, works, settings, encoder.device)
+    expected, ends = None, (0.0, 0.0)
+    if probed is not None and (measured := probed.measured) is not None:
+        expected = forecast(measured, works, settings, encoder.device)
+        low, high = (_with_tiles(works, tiles, guess.expected) for tiles in (guess.low, guess.high))
+        ends = (
+            forecast(measured, low, settings, encoder.device).seconds,
+            forecast(measured, high, settings, encoder.device).seconds,
+        )
     return Plan(
         slides=len(manifest.entries),
         triage=triage,
@@ -114,6 +121,7 @@ def make_plan(
         estimate=guess,
         probe=probed,
         forecast=expected,
+        seconds=ends,
         memory=_memory(probed, guess, settings, encoder.dim),
         bytes_to_hash=sum(work.size for work in works),
     )
@@ -195,6 +203,10 @@ def _works(triage: Triage, guess: Estimate, found: Count, sizes: dict[str, int],
         size = 0 if hashed else sizes[name]
         works.append(Work(name, guess.tiles[name], size, usable=name not in found.failures))
     return sorted(works, key=lambda work: work.slide)
+
+
+def _with_tiles(works: Sequence[Work], tiles: float, expected: float) -> list[Work]:
+    return [dataclasses.replace(work, tiles=work.tiles * tiles / max(expected, 1e-9)) for work in works]
 
 
 def _memory(probed: Probe | None, guess: Estimate, settings: ExtractSettings, dim: int) -> float:
