@@ -243,7 +243,7 @@ def run(name: str, plant: Plant, folder: Path, probe: float) -> dict[str, Any]:
     slides.mkdir(parents=True)
     for number in range(plant.slides):
         (slides / f"s{number}.svs").write_bytes(os.urandom(1000))
-    settings = load_settings(options={"tile": tile, "processes": "0", **plant.settings})
+    settings = load_settings(options={"tile": tile, "processes": "0", "quality": False, **plant.settings})
     job = folder / f"{slides.name}-job"
     with planted(plant, tile):
         plan = stages.plan([slides], job, settings, seconds=probe, quiet=True)

@@ -84,12 +84,13 @@ def plan(
     encoder = _encoder(settings.extract, offline)
     job = None if out is None else JobFolder(out)
     mine = found if job is None else tables.join(job, found)[0]
+    told = check_masks(settings.extract, job or JobFolder(Path("no job yet")), [e.slide_id for e in mine.entries])
     with progress("plan", "slides", quiet=quiet) as bar:
         made = make_plan(mine, settings.extract, encoder, job, seconds, force=force, bar=bar)
     if job is not None:
         run = Run(job, "plan", {"slides": [path.name for path in slides], **dataclasses.asdict(settings)})
         keep(made, run, settings.extract, encoder)
-    return say_plan(made, settings.extract, encoder, mine.notes)
+    return say_plan(made, settings.extract, encoder, (*mine.notes, *told))
 
 
 def train(
