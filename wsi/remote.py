@@ -100,7 +100,8 @@ class Readers:
             process = min(self._processes, key=lambda one: one.busy) if not self.stopped else None
             if process is None:
                 raise StoppedError
-            if not process.alive:
+            if not process.alive:  # it died while it had nothing to do
+                self._count_loss(process)
                 place = self._processes.index(process)
                 process = self._processes[place] = self._new()
             process.busy += 1
@@ -154,14 +155,17 @@ class Readers:
         """End a process that is dead, hangs or raves, and return what became of it."""
         if self.stopped:
             raise StoppedError
-        with self._lock:
-            self.lost += not process.counted
-            process.counted = True
+        self._count_loss(process)
         process.kill()
         process.ended(_END_SECONDS)
         if late:
             return LostError(f"reading took longer than {self._seconds:g} s")
         return LostError(f"the reader process died ({process.cause}) while reading this slide")
+
+    def _count_loss(self, process: ReaderProcess) -> None:
+        with self._lock:
+            self.lost += not process.counted
+            process.counted = True
 
     def _start(self) -> None:
         """Start what is not started; returns at once. A stream with nothing to read needs no process."""

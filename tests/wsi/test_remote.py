@@ -276,6 +276,29 @@ def test_a_process_that_is_killed_from_outside_costs_nothing(tmp_path):
     assert stream.record().processes_lost == 1
 
 
+def test_a_process_that_dies_while_idle_is_replaced(tmp_path):
+    """Nothing was under way: nothing is read again, but the loss is told."""
+    sources = [source(write_script(tmp_path / str(i), i)) for i in range(2)]
+    killed = []
+
+    def one_after_the_other():
+        yield sources[0]
+        before.wait(LIMIT)
+        (child,) = set(children()) - known
+        os.kill(child, signal.SIGKILL)
+        until(lambda: not running(child))
+        killed.append(child)
+        yield sources[1]
+
+    before, known = threading.Event(), set(children())
+    with wsi.stream(one_after_the_other(), processes=1, workers=2, batch_size=16) as stream:
+        tiles = sum(len(next(stream)) for _ in range(4))
+        before.set()
+        rest, errors = within_limit(lambda: collect(stream))
+    assert (tiles, len(rest), len(errors), len(killed)) == (64, 64, 0, 1)
+    assert stream.record().processes_lost == 1
+
+
 def test_a_passing_hang_costs_nothing(tmp_path):
     """A read that hangs once (storage that was away) is tried again."""
     _, errors, record = read([write_script(tmp_path / "a", **{"0,64": "hang", "once": True})], read_timeout=1.5)
