@@ -2,6 +2,7 @@
 
 JobError
 ├── UsageError            2   wrong option, wrong config, labels that do not fit
+│   └── NoAttentionError      a heatmap of attention was asked for, the head has none
 ├── SomeSlidesFailed      3   carried by the outcome, not raised
 ├── NothingMatchedError   4   no slide found, no label matched
 ├── EnvironmentFault      5   the installation or the disk lacks something
@@ -37,6 +38,10 @@ class JobError(Exception):
 
 class UsageError(JobError):
     """An option, a config file or a table of the user's does not fit."""
+
+
+class NoAttentionError(UsageError):
+    """A heatmap of attention was asked for, and the head weighs all tiles alike."""
 
 
 class NothingMatchedError(JobError):

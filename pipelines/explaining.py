@@ -14,7 +14,7 @@ import mil
 import wsi
 
 from . import heatmap
-from .errors import CheckFailedError, JobError, UsageError
+from .errors import CheckFailedError, JobError, NoAttentionError, UsageError
 from .feature_sets import FeatureSet, bag_of
 from .features import FeatureFile, bounds_of
 from .files import write_bytes
@@ -62,10 +62,16 @@ def draw_heatmaps(
 
     Raises:
         UsageError: there is no such method.
+        NoAttentionError: the head weighs all tiles alike.
         CheckFailedError: the model does not say here what it said when it predicted.
     """
     if method not in METHODS:
         raise UsageError(f"--method {method}: there is {', '.join(METHODS)}.")
+    if not named.model.head.contract.attention:
+        raise NoAttentionError(
+            f"no heatmaps: the head {named.model.head.name} of model {named.name} weighs all tiles alike. Train one "
+            "with attention, e.g. `slidemil train JOB -l labels.csv --head gated-abmil`."
+        )
     result = Heatmaps()
     stored = {row["slide_id"]: row for row in read_predictions(job, named.name, named.sha256)}
     mine = [entry for entry in slides if entry.slide_id in features and features.n_tiles(entry.slide_id)]

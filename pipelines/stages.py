@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from . import tables_of_job as tables
 from .config import ExtractSettings, LearnSettings, Settings, as_yaml
 from .console import exit_code_of
-from .errors import EnvironmentFault, ExitCode, UsageError
+from .errors import EnvironmentFault, ExitCode, NoAttentionError, UsageError
 from .files import sweep_leftovers, write_bytes, write_text
 from .jobfolder import JobFolder, Tiling, tiling_name
 from .labels import Labels, read_labels
@@ -253,7 +253,7 @@ def run(
         elif model is not None:
             steps.append(predict(out, model, features=folder))
         if model is not None:
-            steps.append(heatmap(out, model, features=folder, force=force, quiet=quiet))
+            steps.append(_heatmap_if_any(out, model, features=folder, force=force, quiet=quiet))
     except Exception as error:
         known = exit_code_of(error)
         if known is None:
@@ -388,6 +388,14 @@ def _learned(job: JobFolder, named: NamedModel, sides: Sides, fresh: bool, notes
         lines.append("no patient is held out: nothing says how good the model is")
         data["warnings"].append(lines[-1])
     return Said((*lines, *notes), data)
+
+
+def _heatmap_if_any(out: Path, model: str, **options: Any) -> Said:
+    """Draw heatmaps where the head has attention; a job with another head is whole without them."""
+    try:
+        return heatmap(out, model, **options)
+    except NoAttentionError as error:
+        return Said((str(error),), {"status": "done", "warnings": [str(error)]})
 
 
 def _whole(outcome: Outcome, steps: Sequence[Said], *, trained: bool) -> Outcome:

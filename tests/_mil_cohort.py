@@ -14,6 +14,7 @@ def cohort(patients, slides_each, *, concept, seed, delta=2.0, shifted=25, posit
 
     Tiles are a mixture of `LATENT` common causes plus noise and a patient effect; positive tiles are shifted by about
     `delta` in `shifted` of the features. Scales run over six orders of magnitude. `concept` decides what is shifted.
+    Where tiles lie says nothing.
     """
     world, rng = np.random.default_rng(1000 + concept), np.random.default_rng(seed)
     mixing = world.normal(size=(LATENT, D)) / np.sqrt(LATENT)
@@ -30,7 +31,10 @@ def cohort(patients, slides_each, *, concept, seed, delta=2.0, shifted=25, posit
                 rows = rng.choice(n, rng.integers(*positive), replace=False)
                 marked[rows] = True
                 x[np.ix_(rows, dims)] += delta * sign * rng.uniform(0.6, 1.4, (len(rows), 1))
-            bags.append(Bag.from_list([((x + origin) * scale).astype(np.float32)], ids=[f"s{len(bags)}"]))
+            values, side = ((x + origin) * scale).astype(np.float32), 12
+            cells = np.random.default_rng([seed, len(bags)]).permutation(side * side)[:n]
+            xy = np.stack([cells % side, cells // side], axis=1) * 448
+            bags.append(Bag.from_list([values], xy=[xy], ids=[f"s{len(bags)}"]))
             labels.append(p % 2)
             names.append(f"{seed}-{p}")
             truth.append(marked)

@@ -29,6 +29,7 @@ class Contract:
         instance_logits: the output has per-tile class logits.
         class_weights: the weights have one column per class; else all columns serve every class.
         streams: `stream` gives the same answer from chunks of a bag, whatever their size.
+        attention: the weights tell tiles apart; a head without it has no map of where it looked.
         linear: time grows with the number of tiles, not with its square.
         standard_mil: class 0 means "no tile of another class": more tiles never make it more probable.
     """
@@ -40,6 +41,7 @@ class Contract:
     instance_logits: bool = False
     class_weights: bool = False
     streams: bool = False
+    attention: bool = True
     linear: bool = True
     standard_mil: bool = False
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
@@ -13,14 +11,15 @@ from mil.cells import Cells
 class DepthwiseConvolution(nn.Module):
     """Every channel is convolved by itself with an odd, square kernel; empty cells are zero.
 
-    One look-up per place of the kernel, so the cost is cells x channels x size² wherever the cells lie.
+    One look-up per place of the kernel, so the cost is cells x channels x size² wherever the cells lie. The weights
+    start as those of torch's convolutions do.
     """
 
     def __init__(self, dim: int, size: int) -> None:
         super().__init__()
+        assert size % 2
         self.weight = nn.Parameter(torch.empty(size, size, dim).uniform_(-1 / size, 1 / size))
         self.bias = nn.Parameter(torch.empty(dim).uniform_(-1 / size, 1 / size))
-        assert math.fmod(size, 2)
 
     def forward(self, values: Tensor, cells: Cells) -> Tensor:
         """Values of the cells (M, E) → (M, E)."""

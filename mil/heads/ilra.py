@@ -62,7 +62,7 @@ class ILRA(Head):
 
 
 class GatedBlock(nn.Module):
-    """Attention from x to y, gated by x, and a small network; each with a shortcut and a layer norm."""
+    """Attention from x to y, gated by x, and a small network; each beside a shortcut and before a layer norm."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -72,6 +72,6 @@ class GatedBlock(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Rows (m, E) look at rows (n, E): (m, E)."""
-        o = self.norm1(x + self.attention(x, y)) * silu(self.gate(x))
+        o = self.norm1(x + self.attention(x, y) * silu(self.gate(x)))
         out: Tensor = self.norm2(o + relu(self.mlp(o)))
         return out

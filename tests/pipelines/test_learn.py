@@ -184,3 +184,13 @@ def test_three_classes_train_and_predict(job, cohort, tmp_path):
         chances = [float(row[f"p_{name}"]) for name in names]
         assert sum(chances) == pytest.approx(1, abs=1e-6)
         assert row["pred"] == names[int(np.argmax(chances))]
+
+
+def test_a_head_without_attention_trains_and_predicts_and_says_what_to_train_for_a_heatmap(job, cohort, labels):
+    code, said = slidemil("run", cohort.slides[0].path.parent, "-o", job, "-l", labels, "--head", "mean", "-q")
+    assert code == 0, said
+    assert (job / "predictions/mean/slides.csv").is_file()
+    assert not (job / "heatmaps/mean").exists()
+    code, said = slidemil("heatmap", job, "--model", "mean", "-q")
+    assert code == 2
+    assert "--head gated-abmil" in said
