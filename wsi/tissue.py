@@ -98,6 +98,10 @@ class Tissue:
 
     def polygons(self) -> list[Any]:
         """Return the outlines as shapely Polygons with holes, level-0 px, largest first."""
+        return list(self._polygons)
+
+    @cached_property
+    def _polygons(self) -> list[Any]:
         from wsi.outlines import polygons_of
 
         return polygons_of(self.mask, self.scale)
@@ -470,8 +474,8 @@ def check_brightfield(picture: NDArray[np.uint8], name: str) -> None:
 
 def _looks_ycbcr(picture: NDArray[np.uint8]) -> bool:
     """Glass, bright and without colour, is (Y, 128, 128) in YCbCr."""
-    r, g, b = (picture[..., c].astype(int) for c in range(3))
-    return bool(((r > 180) & (abs(g - 128) <= 8) & (abs(b - 128) <= 8)).mean() > 0.1)
+    r, g, b = (picture[..., c] for c in range(3))
+    return bool(((r > 180) & (g >= 120) & (g <= 136) & (b >= 120) & (b <= 136)).mean() > 0.1)
 
 
 _A_SPECK = 1e-3
