@@ -39,13 +39,20 @@ def write_philips(path: Path, image: np.ndarray, *, levels: int = 3, filling: in
     return path
 
 
-def write_leica(path: Path, parts: list[tuple[int, int, np.ndarray]], canvas: tuple[int, int], *, levels: int = 3):
+def write_leica(
+    path: Path,
+    parts: list[tuple[int, int, np.ndarray]],
+    canvas: tuple[int, int],
+    *,
+    levels: int = 3,
+    with_macro: bool = True,
+):
     """Write scanned parts (left, top, pixels) of a canvas, each a pyramid of its own, and a macro; 250 nm a pixel."""
     images, pages = [], []
     macro = np.full((canvas[1] // 10, canvas[0] // 10, 3), 220, np.uint8)
     for left, top, pixels, width, height, count in (
         *((*part, part[2].shape[1], part[2].shape[0], levels) for part in parts),
-        (0, 0, macro, *canvas, 1),
+        *([(0, 0, macro, *canvas, 1)] if with_macro else []),
     ):
         dimensions = ""
         for number in range(count):

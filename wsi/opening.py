@@ -21,7 +21,15 @@ from wsi.icc import CHOICES, to_srgb
 from wsi.jpeg_header import read_header
 from wsi.readers.base import BaseSlide
 from wsi.slide import Slide
-from wsi.tiff_directory import COMPRESSION, PHOTOMETRIC, Directory, TiffFile, TiffProblemError
+from wsi.tiff_directory import (
+    COMPRESSION,
+    LONGEST_TEXT,
+    PHOTOMETRIC,
+    XMP,
+    Directory,
+    TiffFile,
+    TiffProblemError,
+)
 
 SUFFIXES = frozenset(
     """.svs .svslide .tif .tiff .btf .ptif .qptiff .ndpi .ndpis .scn .mrxs .bif .vms .vmu .dcm .czi .avs
@@ -82,7 +90,8 @@ def open_slide(
 def _open(path: Path, *, slide_mpp: float | None, manifest_mpp: float | None, low_band: bool) -> BaseSlide:
     head = _head_of_regular_file(path)
     failures: list[SlideError] = []
-    for reader in _readers(path, head):
+    readers = _readers(path, head)
+    for reader in readers:
         try:
             slide = reader(path, slide_mpp=slide_mpp, manifest_mpp=manifest_mpp)
         except (NotBrightfieldError, OtherPictureError):
@@ -99,7 +108,7 @@ def _open(path: Path, *, slide_mpp: float | None, manifest_mpp: float | None, lo
             if not head.startswith(_TIFF):
                 return slide
             return _with_native_tiles(slide, low_band=low_band, slide_mpp=slide_mpp, manifest_mpp=manifest_mpp)
-    if head.startswith(_TIFF) and not any(isinstance(f, TileReadError) for f in failures):
+    if head.startswith(_TIFF) and len(readers) > 1 and not any(isinstance(f, TileReadError) for f in failures):
         return _last_resort(path, head, failures, slide_mpp=slide_mpp, manifest_mpp=manifest_mpp)
     raise _no_reader(path, head, failures)
 
@@ -246,9 +255,22 @@ def _choose_tiff_readers(path: Path, tiff: TiffFile) -> list[Open]:
         raise UnreadableSlideError(path.name, "its XML description defines entities, which no scanner writes")
     if "<OME" in first.description[:4096] or any(one.children for one in tiff.directories):
         return [TiffSlide, OpenSlideSlide]
+    if any(_stitched(directory) for directory in tiff.directories):
+        return [OpenSlideSlide]
     if _colours_contradict(path, _largest(tiff)):
         return [TiffSlide]  # OpenSlide believes the tag; the decoder needs what the stream says
     return [OpenSlideSlide, TiffSlide]
+
+
+def _stitched(directory: Directory) -> bool:
+    """Say whether a Leica or Ventana scanner wrote it: several parts or overlapping tiles make up their pictures.
+
+    Only OpenSlide knows how; any other reader would show one part, or the overlaps twice, without a word.
+    """
+    if "leica-microsystems.com/scn" in directory.description[:4096]:
+        return True
+    notes = directory.tags.get(XMP)
+    return notes is not None and notes.size <= LONGEST_TEXT and b"<iScan" in directory.numbers(XMP).tobytes()
 
 
 def _largest(tiff: TiffFile) -> Directory:

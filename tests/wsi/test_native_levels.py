@@ -110,6 +110,13 @@ def test_a_part_between_the_pixels_of_the_canvas_lies_where_openslide_puts_it(tm
             assert level is None or (abs(level.left - left) < 1 and abs(level.top - top) < 1)
 
 
+def test_a_leica_file_that_openslide_refuses_is_refused_and_not_shown_in_part(tmp_path):
+    parts = [(100, 80, PICTURE[:400]), (200, 700, PICTURE[400:])]
+    path = write_leica(tmp_path / "l.scn", parts, (2000, 1500), with_macro=False)
+    with pytest.raises(wsi.UnreadableSlideError, match=r"l\.scn.*no reader takes.*OpenSlide"):
+        wsi.open_slide(path)
+
+
 def test_several_scanned_parts_are_left_to_openslide(tmp_path):
     parts = [(100, 80, PICTURE[:400]), (200, 700, PICTURE[400:])]
     with opened(write_leica(tmp_path / "l.scn", parts, (2000, 1500))) as slide:
