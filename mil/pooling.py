@@ -36,6 +36,31 @@ def tile_softmax(scores: Tensor) -> Tensor:
     return torch.softmax(scores.T.contiguous(), dim=1, dtype=accumulation_dtype(scores)).T
 
 
+class KeptRows:
+    """Rows that come in chunks, written where they will stay.
+
+    A list of small tensors, each made after the large ones of its chunk were freed, would lie scattered in their holes:
+    the next chunk then finds no hole large enough, and memory grows by a chunk each time (46 or 700 MB, by luck).
+    """
+
+    def __init__(self, n: int) -> None:
+        self._n, self._filled = n, 0
+        self._rows: Tensor | None = None
+
+    def add(self, rows: Tensor) -> None:
+        """Take in rows (m, K); all together have to be n."""
+        if self._rows is None:
+            self._rows = rows.new_empty(self._n, *rows.shape[1:])
+        self._rows[self._filled : self._filled + len(rows)] = rows
+        self._filled += len(rows)
+
+    def result(self) -> Tensor:
+        """Return all rows (n, K)."""
+        assert self._rows is not None
+        assert self._filled == self._n
+        return self._rows
+
+
 class RunningSoftmax:
     """Σ softmax(scores) values over tiles that come in chunks, exact: sums are rescaled when a larger score comes.
 

@@ -38,7 +38,7 @@ class ABMIL(AttendingHead):
 
     def tiles(self, bag: Bag) -> Tiles:
         """Embed and score."""
-        h = self.embed(self.input(bag.features))  # (T, E)
+        h = self.embedded(bag)  # (T, E)
         return Tiles(h, self.score(h))
 
     def answer(self, z: Tensor, tiles: Tiles, weights: Tensor) -> MILOutput:

@@ -48,7 +48,7 @@ class ACMIL(AttendingHead):
 
     def tiles(self, bag: Bag) -> Tiles:
         """Embed and score."""
-        h = self.embed(self.input(bag.features))  # (T, E)
+        h = self.embedded(bag)  # (T, E)
         return Tiles(h, self.attention(h))
 
     def weigh(self, scores: Tensor, bag: Bag) -> Tensor:

@@ -35,7 +35,7 @@ class AdditiveMIL(AttendingHead):
 
     def tiles(self, bag: Bag) -> Tiles:
         """Embed, score, and let each tile speak."""
-        h = self.embed(self.input(bag.features))  # (T, E)
+        h = self.embedded(bag)  # (T, E)
         u = self.evidence(h)  # (T, E)
         return Tiles(u, self.attention(h), self.classifier(u))
 

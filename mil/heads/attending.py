@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mil.bag import Bag
-from mil.pooling import RunningSoftmax, segment_softmax, segment_weighted_sum, tile_softmax
+from mil.pooling import KeptRows, RunningSoftmax, segment_softmax, segment_weighted_sum, tile_softmax
 
 from .base import Head, MILOutput
 
@@ -56,15 +56,17 @@ class AttendingHead(Head):
 
     def pool_chunks(self, chunks: Sequence[Bag]) -> MILOutput:
         """As `pool` for one bag; scores are kept, values are not."""
-        running, seen = RunningSoftmax(), []
+        n, running = sum(chunk.n_tiles for chunk in chunks), RunningSoftmax()
+        scores, logits = KeptRows(n), KeptRows(n)
         for chunk in chunks:
             tiles = self.tiles(chunk)
             running.add(tiles.scores, tiles.values)
-            seen.append(Tiles(tiles.values[:0], tiles.scores, tiles.logits))
-        logits = [tiles.logits for tiles in seen if tiles.logits is not None]
-        scores = torch.cat([tiles.scores for tiles in seen])
-        together = Tiles(seen[0].values, scores, torch.cat(logits) if logits else None)
-        return self.answer(running.result()[None], together, tile_softmax(scores))
+            scores.add(tiles.scores)
+            if tiles.logits is not None:
+                logits.add(tiles.logits)
+        raw, z = scores.result(), running.result()[None]
+        said = logits.result() if self.contract.instance_logits else None
+        return self.answer(z, Tiles(z[0, :0], raw, said), tile_softmax(raw))
 
 
 class GatedAttention(nn.Module):

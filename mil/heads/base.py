@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mil.bag import Bag
 from mil.errors import BagError, MilError
-from mil.pooling import accumulation_dtype
+from mil.pooling import KeptRows, accumulation_dtype
 
 CHUNK = 4096  # tiles that statistics take in at a time: 64 MB in float64 for features of width 2048
 
@@ -81,7 +81,8 @@ class Standardize(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape (T, D) → (T, D), float32 or wider."""
-        return (x.to(accumulation_dtype(x)) - self.mean) * self.factor
+        z = x.to(accumulation_dtype(x)) - self.mean
+        return z * self.factor if torch.is_grad_enabled() else z.mul_(self.factor)
 
     def fit(self, *parts: Tensor, common: bool = False) -> None:
         """Take mean and spread from training tiles, each part (T, D); a feature that never varies is switched off.
@@ -170,6 +171,16 @@ class Head(nn.Module, abc.ABC):
     def fit_input(self, features: Tensor) -> None:
         """Fix the input standardization from training tiles, shape (T, D). Mixed scales become one."""
         self.input.fit(features)
+
+    def embedded(self, bag: Bag) -> Tensor:
+        """Tile embeddings (T, E). Where no gradient is wanted, no copy of all the features is made in float32."""
+        if torch.is_grad_enabled() or bag.n_tiles <= CHUNK:
+            whole: Tensor = self.embed(self.input(bag.features))
+            return whole
+        kept = KeptRows(bag.n_tiles)
+        for rows in torch.split(bag.features, CHUNK):
+            kept.add(self.embed(self.input(rows)))
+        return kept.result()
 
     @property
     def first_linear(self) -> nn.Linear:

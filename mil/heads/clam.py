@@ -41,7 +41,7 @@ class ClamSB(AttendingHead):
 
     def tiles(self, bag: Bag) -> Tiles:
         """Embed, score, classify the tiles."""
-        h = self.embed(self.input(bag.features))  # (T, E)
+        h = self.embedded(bag)  # (T, E)
         return Tiles(h, self.attention(h), self.instances(h))
 
     def answer(self, z: Tensor, tiles: Tiles, weights: Tensor) -> MILOutput:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mil.bag import Bag
-from mil.pooling import RunningSoftmax, segment_softmax, tile_softmax
+from mil.pooling import KeptRows, RunningSoftmax, segment_softmax, tile_softmax
 
 from .base import Contract, Head, MILOutput, tile_embedding
 
@@ -40,7 +40,7 @@ class DSMIL(Head):
 
     def pool(self, bag: Bag) -> MILOutput:
         """Find the critical tiles, attend from them, answer."""
-        h = self.embed(self.input(bag.features))  # (T, E)
+        h = self.embedded(bag)  # (T, E)
         tiles, q, v = self.instances(h), self.query(h), self.value(h)  # (T, C), (T, Q), (T, E)
         parts = list(zip(*(bag.per_bag(x) for x in (tiles, q, v)), strict=True))
         # At no tile the largest logit is that of a zero embedding; `scores` is then empty.
@@ -53,13 +53,15 @@ class DSMIL(Head):
     def pool_chunks(self, chunks: Sequence[Bag]) -> MILOutput:
         """Go through the tiles for the critical ones, and again to attend from them."""
         critical = self._critical(chunks)
-        running, scores, tiles = RunningSoftmax(), [], []
+        n, running = sum(chunk.n_tiles for chunk in chunks), RunningSoftmax()
+        tiles, scores = KeptRows(n), KeptRows(n)
         for chunk in chunks:
-            h = self.embed(self.input(chunk.features))
-            tiles.append(self.instances(h))
-            scores.append(self._scores(self.query(h), critical))
-            running.add(scores[-1], self.value(h))
-        seen, raw = torch.cat(tiles), torch.cat(scores)
+            h = self.embedded(chunk)
+            mine = self._scores(self.query(h), critical)
+            running.add(mine, self.value(h))
+            tiles.add(self.instances(h))
+            scores.add(mine)
+        seen, raw = tiles.result(), scores.result()
         top = seen.amax(dim=0) if len(seen) else self.instances.bias
         return self._answer(top[None], running.result().flatten()[None], raw, tile_softmax(raw), seen)
 
@@ -67,7 +69,7 @@ class DSMIL(Head):
         """Queries of the critical tiles, (C, Q); None without tiles."""
         best, found = None, None
         for chunk in (chunk for chunk in chunks if chunk.n_tiles):
-            h = self.embed(self.input(chunk.features))
+            h = self.embedded(chunk)
             values, rows = self.instances(h).max(dim=0)
             mine = self.query(h[rows])
             better = torch.ones_like(values, dtype=torch.bool) if best is None else values > best

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mil.bag import Bag
-from mil.pooling import RunningSoftmax, tile_softmax
+from mil.pooling import KeptRows, RunningSoftmax, tile_softmax
 
 from .attending import GatedAttention
 from .base import Contract, Head, MILOutput, tile_embedding
@@ -47,7 +47,7 @@ class DTFD(Head):
 
     def pool(self, bag: Bag) -> MILOutput:
         """Both tiers, bag by bag."""
-        h = self.embed(self.input(bag.features))  # (T, E)
+        h = self.embedded(bag)  # (T, E)
         scores = self.attention(h)  # (T, 1)
         answers = []
         for mine, rows in zip(bag.per_bag(scores), bag.per_bag(h), strict=True):
@@ -59,14 +59,16 @@ class DTFD(Head):
 
     def pool_chunks(self, chunks: Sequence[Bag]) -> MILOutput:
         """As `pool` for one bag in evaluation; scores are kept, embeddings are not."""
-        n, start, running, seen = sum(chunk.n_tiles for chunk in chunks), 0, RunningSoftmax(), []
+        n, start, running = sum(chunk.n_tiles for chunk in chunks), 0, RunningSoftmax()
+        seen = KeptRows(n)
         for chunk in chunks:
-            h = self.embed(self.input(chunk.features))
-            seen.append(self.attention(h))
+            h = self.embedded(chunk)
+            mine = self.attention(h)
             places = torch.arange(start, start + chunk.n_tiles, device=h.device)
-            running.add(self._deal(seen[-1], places, n), h)
+            running.add(self._deal(mine, places, n), h)
+            seen.add(mine)
             start += chunk.n_tiles
-        scores = torch.cat(seen)
+        scores = seen.result()
         return self._answer(running.result(), self._deal(scores, None, n), scores)
 
     def _deal(self, scores: Tensor, places: Tensor | None, n: int) -> Tensor:

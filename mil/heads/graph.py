@@ -49,7 +49,7 @@ class GraphHead(AttendingHead):
     def tiles(self, bag: Bag) -> Tiles:
         """Embed, pass messages, score."""
         around = nearest(bag, self.neighbors)  # (T, k)
-        h = self.embed(self.input(bag.features))  # (T, E)
+        h = self.embedded(bag)  # (T, E)
         for t, update in zip(self.temperature, self.update, strict=True):
             h = h + torch.relu(update(h + aggregate(torch.relu(h) + 1e-7, around, t)))
         return Tiles(h, self.attention(h))

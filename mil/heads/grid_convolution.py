@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from mil.cells import Cells
 
@@ -23,10 +24,20 @@ class DepthwiseConvolution(nn.Module):
 
     def forward(self, values: Tensor, cells: Cells) -> Tensor:
         """Values of the cells (M, E) → (M, E)."""
-        reach = self.weight.shape[0] // 2
-        padded = torch.cat([values, values.new_zeros(1, values.shape[1])])  # row M: an empty cell
-        out = self.bias.expand_as(values)
-        for i in range(-reach, reach + 1):
-            for j in range(-reach, reach + 1):
-                out = out + padded[cells.neighbor(i, j)] * self.weight[i + reach, j + reach]
-        return out
+        return convolve(values, cells, self.weight, self.bias)
+
+    def padded_weight(self, size: int) -> Tensor:
+        """The weights in a larger kernel, (size, size, E), zero around: the same layer."""
+        edge = (size - self.weight.shape[0]) // 2
+        return pad(self.weight, (0, 0, edge, edge, edge, edge))
+
+
+def convolve(values: Tensor, cells: Cells, weight: Tensor, bias: Tensor) -> Tensor:
+    """Depthwise convolution of the cells (M, E) with a kernel (size, size, E) and a bias (E,): (M, E)."""
+    reach = weight.shape[0] // 2
+    padded = torch.cat([values, values.new_zeros(1, values.shape[1])])  # row M: an empty cell
+    out = bias.expand_as(values)
+    for i in range(-reach, reach + 1):
+        for j in range(-reach, reach + 1):
+            out = out + padded[cells.neighbor(i, j)] * weight[i + reach, j + reach]
+    return out

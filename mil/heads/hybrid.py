@@ -46,7 +46,7 @@ class Hybrid(AttendingHead):
     def tiles(self, bag: Bag) -> Tiles:
         """Embed, look at the neighbors, score."""
         cells = Cells.of(bag)
-        h = cells.gather(self.embed(self.input(bag.features)))  # (M, E)
+        h = cells.gather(self.embedded(bag))  # (M, E)
         for spread, blend in zip(self.spread, self.blend, strict=True):
             h = h + blend(spread(h, cells))
         h = h[cells.of_tile]  # (T, E)

@@ -49,7 +49,7 @@ class ILRA(Head):
 
     def pool(self, bag: Bag) -> MILOutput:
         """Bag by bag: the layers, then the query."""
-        h = self.embed(self.input(bag.features))  # (T, E)
+        h = self.embedded(bag)  # (T, E)
         z, scores = [], []
         for rows in bag.per_bag(h):
             x = rows

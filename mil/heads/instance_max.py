@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mil.bag import Bag
+from mil.pooling import KeptRows
 
 from .base import Contract, Head, MILOutput, tile_embedding
 from .max import top_share
@@ -43,7 +44,7 @@ class InstanceMax(Head):
 
     def pool(self, bag: Bag) -> MILOutput:
         """Classify the tiles, take the largest logit of each class."""
-        h = self.embed(self.input(bag.features))  # (T, E)
+        h = self.embedded(bag)  # (T, E)
         tiles = self.tile_logits(h)  # (T, C)
         rows = list(zip(bag.per_bag(tiles), bag.per_bag(h), strict=True))
         logits = torch.stack([values.amax(dim=0) if len(values) else self.empty_logits() for values, _ in rows])
@@ -54,17 +55,18 @@ class InstanceMax(Head):
     def pool_chunks(self, chunks: Sequence[Bag]) -> MILOutput:
         """Keep all tile logits (T, C), and the embedding of the strongest tiles only."""
         best: Tensor | None = None
-        z, seen = self.first_linear.weight.new_zeros(self.classes, self.first_linear.out_features), []
+        z = self.first_linear.weight.new_zeros(self.classes, self.first_linear.out_features)
+        seen = KeptRows(sum(chunk.n_tiles for chunk in chunks))
         for chunk in chunks:
-            h = self.embed(self.input(chunk.features))
+            h = self.embedded(chunk)
             tiles = self.tile_logits(h)
-            seen.append(tiles)
+            seen.add(tiles)
             if len(tiles):
                 top = tiles.amax(dim=0)
                 better = torch.ones_like(top, dtype=torch.bool) if best is None else top > best
                 z = torch.where(better[:, None], h[tiles.argmax(dim=0)], z)
                 best = top if best is None else torch.maximum(best, top)
-        together = torch.cat(seen)
+        together = seen.result()
         logits = self.empty_logits() if best is None else best
         return MILOutput(logits[None], z.flatten()[None], together, top_share(together), together)
 

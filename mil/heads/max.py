@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from mil.bag import Bag
-from mil.pooling import segment_max
+from mil.pooling import KeptRows, segment_max
 
-from .base import Contract, Head, MILOutput, tile_embedding
+from .base import CHUNK, Contract, Head, MILOutput, tile_embedding
 
 
 class MaxHead(Head):
@@ -31,7 +31,7 @@ class MaxHead(Head):
 
     def pool(self, bag: Bag) -> MILOutput:
         """Take the maxima; the raw scores are the weights themselves."""
-        h = self.embed(self.input(bag.features))  # (T, E)
+        h = self.embedded(bag)  # (T, E)
         z = segment_max(h, bag)  # (B, E)
         weights = torch.cat([top_share(rows).mean(dim=1, keepdim=True) for rows in bag.per_bag(h.detach())])  # (T, 1)
         return MILOutput(self.classifier(z), z, weights, weights)
@@ -40,10 +40,14 @@ class MaxHead(Head):
         """Go through the tiles for the maxima, and again for the tiles that hold them."""
         z = torch.full_like(self.first_linear.bias, -torch.inf)
         for chunk in chunks:
-            z = torch.cat([z[None], self.embed(self.input(chunk.features))]).amax(dim=0)
+            z = torch.cat([z[None], self.embedded(chunk)]).amax(dim=0)
         z = torch.where(z.isinf(), 0.0, z)  # no tile at all
-        top = torch.cat([self.embed(self.input(chunk.features)) == z for chunk in chunks])  # (N, E) bool
-        weights = (top / top.sum(dim=0).clamp(min=1)).mean(dim=1, keepdim=True)
+        kept = KeptRows(sum(chunk.n_tiles for chunk in chunks))
+        for chunk in chunks:
+            kept.add(self.embedded(chunk) == z)
+        top = kept.result()  # (N, E) bool
+        share = 1.0 / top.sum(dim=0).clamp(min=1).to(z.dtype) / z.numel()  # of one tile in each feature it holds
+        weights = torch.cat([rows.to(z.dtype) @ share for rows in torch.split(top, CHUNK)])[:, None]
         return MILOutput(self.classifier(z)[None], z[None], weights, weights)
 
 

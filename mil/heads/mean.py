@@ -29,7 +29,7 @@ class MeanHead(AttendingHead):
 
     def tiles(self, bag: Bag) -> Tiles:
         """Embed; the raw scores are all zero, since no tile is preferred."""
-        h = self.embed(self.input(bag.features))  # (T, E)
+        h = self.embedded(bag)  # (T, E)
         return Tiles(h, h.new_zeros((h.shape[0], 1)), self.classifier(h))
 
     def answer(self, z: Tensor, tiles: Tiles, weights: Tensor) -> MILOutput:

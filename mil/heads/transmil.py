@@ -12,7 +12,7 @@ from mil.cells import Cells, spatial_order
 from mil.pooling import segment_softmax
 
 from .base import Contract, Head, MILOutput, tile_embedding
-from .grid_convolution import DepthwiseConvolution
+from .grid_convolution import DepthwiseConvolution, convolve
 from .transformer import Attention, attend
 
 
@@ -51,15 +51,21 @@ class TransMIL(Head):
 
     def pool(self, bag: Bag) -> MILOutput:
         """Mix, place, read off the class token."""
-        h = self.embed(self.input(bag.features))  # (T, E)
+        h = self.embedded(bag)  # (T, E)
         mixed = [self._mix(rows, one) for rows, one in zip(bag.per_bag(h), bag.split(), strict=True)]
         tokens, h = torch.cat([x[:1] for x in mixed]), torch.cat([x[1:] for x in mixed])  # (B, E), (T, E)
         cells = Cells.of(bag)
         placed = cells.gather(h)
-        h = h + torch.stack([layer(placed, cells) for layer in self.position]).sum(dim=0)[cells.of_tile]
+        h = h + convolve(placed, cells, *self._kernel())[cells.of_tile]
         read = [self._read(tokens[b : b + 1], rows) for b, rows in enumerate(bag.per_bag(h))]
         z, scores = self.norm3(torch.cat([token for token, _ in read])), torch.cat([raw for _, raw in read])
         return MILOutput(self.classifier(z), z, scores, segment_softmax(scores, bag))
+
+    def _kernel(self) -> tuple[Tensor, Tensor]:
+        """The three convolutions as one, for their sum is one: weights (7, 7, E) and bias (E,)."""
+        layers = [layer for layer in self.position if isinstance(layer, DepthwiseConvolution)]
+        weights = torch.stack([layer.padded_weight(7) for layer in layers])
+        return weights.sum(dim=0), torch.stack([layer.bias for layer in layers]).sum(dim=0)
 
     def _mix(self, h: Tensor, bag: Bag) -> Tensor:
         """First layer on one bag: (N, E) → (1 + N, E), the class token first."""

@@ -44,7 +44,7 @@ class ViT(Head):
 
     def pool(self, bag: Bag) -> MILOutput:
         """Bag by bag: the layers, then the class token."""
-        h = self.embed(self.input(bag.features))
+        h = self.embedded(bag)
         h = h + sine_positions(grid_positions(bag), h.shape[1]).to(h.dtype)  # (T, E)
         tokens, scores = [], []
         for rows in bag.per_bag(h):
