@@ -207,6 +207,18 @@ def test_heads_that_extend_gated_attention_are_it_when_nothing_is_extended(name,
     assert torch.allclose(mine.weights, expected.weights, atol=1e-6)
 
 
+def test_acmil_answers_from_the_mean_of_its_branches_and_from_each():
+    head = fresh("acmil", branches=3)
+    x, p = features(13), numpy_state(head)
+    h = embedded(p, x)
+    z = softmax(gated(p, "attention", h)).T @ h  # (3, E)
+    out = outputs(head, [x])
+    assert np.allclose(out.logits[0], p["classifier.weight"] @ z.mean(axis=0) + p["classifier.bias"], atol=1e-6)
+    for k in range(3):
+        own = p[f"branch_classifiers.{k}.weight"] @ z[k] + p[f"branch_classifiers.{k}.bias"]
+        assert np.allclose(out.branch_logits[0, k], own, atol=1e-6)
+
+
 def test_acmil_silences_the_stated_share_of_the_loudest_tiles_in_training_only():
     head = fresh("acmil", dropout=0.0)
     bag = Bag.from_list([features(40), features(1), features(2)])
@@ -324,6 +336,25 @@ def test_nystrom_with_a_landmark_per_row_is_exact_attention_and_near_it_with_few
         assert torch.allclose(
             nystrom(layer, similar, torch.arange(24).repeat_interleave(3)), exact.repeat_interleave(3, dim=0), atol=1e-6
         )
+
+
+def test_landmarks_are_the_class_token_and_means_over_runs_of_the_curve():
+    """The first layer on more tiles than landmarks, with every landmark made by a loop."""
+    head = fresh("transmil", hidden=8, heads=2, landmarks=5)
+    bag = Bag.from_list([features(23)], xy=[grid(23)])
+    with torch.no_grad():
+        h = head.embed(bag.features)
+        tokens = torch.cat([head.token, h])
+        rows, order, layer = head.norm1(tokens), spatial_order(bag).tolist(), head.mix
+        runs = [[0], *([1 + order[i] for i in range(23) if i * 5 // 23 == m] for m in range(5))]
+        q, k, v = (layer.parts(part(rows)) for part in (layer.query, layer.key, layer.value))
+        q_mean, k_mean = (torch.stack([x[:, run].mean(dim=1) for run in runs], dim=1) for x in (q, k))
+        first, middle, last = (
+            torch.softmax(a @ b.mT / 2, dim=-1) for a, b in ((q, k_mean), (q_mean, k_mean), (q_mean, k))
+        )
+        mixed = first @ pseudo_inverse(middle) @ last @ v
+        expected = tokens + layer.out(mixed.transpose(0, 1).flatten(1))
+        assert torch.allclose(head._mix(h, bag), expected, atol=1e-5)
 
 
 def test_the_pseudo_inverse_is_that_of_the_singular_values():
