@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+import stain
 import wsi
 
 from . import tissue_of_slide
@@ -173,12 +174,25 @@ class Extraction:
         if self.settings.stain == "none":
             return pixels
         with self.clocks["stain"].of(len(good)):
-            out = np.empty_like(pixels)
-            for ordinal in np.unique(batch.slide[good]):
-                mine = batch.slide[good] == ordinal
-                params = self._work(int(ordinal)).stain
-                out[mine] = pixels[mine] if params is None else params.apply(pixels[mine])
+            ordinals = np.unique(batch.slide[good])
+            if len(ordinals) == 1:
+                return self._stained(int(ordinals[0]), pixels)
+            parts = [(mine, self._stained(n, pixels[mine])) for n in ordinals for mine in [batch.slide[good] == n]]
+            out = np.empty((len(pixels), *parts[0][1].shape[1:]), parts[0][1].dtype)
+            for mine, part in parts:
+                out[mine] = part
         return out
+
+    def _stained(self, ordinal: int, pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Normalize tiles of one slide; in one pass with what the encoder does to pixels, where it lets us."""
+        params = self._work(ordinal).stain
+        assert params is not None, "no stain was fitted"
+        levels = getattr(self.encoder, "levels", None)
+        if levels is None or pixels.shape[1] != self.encoder.input_size:
+            normalized: np.ndarray[Any, Any] = params.apply(pixels)
+        else:
+            normalized = params.apply_normalized(pixels, levels)
+        return normalized
 
     @property
     def opened(self) -> int:
@@ -268,10 +282,16 @@ def passport_of(encoder: Encoder, settings: ExtractSettings) -> dict[str, Any]:
         "device": encoder.device.partition(":")[0],
         **colors_of(settings),
         "stain": settings.stain,
+        **stain_of(settings),
         "tile": {"size": settings.tile, "mpp": settings.mpp, "overlap": settings.overlap},
         "stored_dtype": settings.dtype,
         **reading,
     }
+
+
+def stain_of(settings: ExtractSettings) -> dict[str, Any]:
+    """Return what else decides normalized pixels; nothing where they are left alone."""
+    return {} if settings.stain == "none" else {"stain_bytes": stain.BYTES}
 
 
 def colors_of(settings: ExtractSettings) -> dict[str, str]:

@@ -13,11 +13,12 @@ from .errors import (
     UnusableReferenceError,
 )
 from .macenko import StainMatrix
-from .normalize import METHODS, STATUSES, StainParams, fit
+from .normalize import BYTES, METHODS, STATUSES, StainParams, fit
 from .references import DEFAULT_REFERENCE, REFERENCES
 from .reinhard import LabStatistics
 
 __all__ = [
+    "BYTES",
     "DEFAULT_REFERENCE",
     "METHODS",
     "REFERENCES",

@@ -16,12 +16,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .density import Array, density_table, has_brown, lookup, map_pixels, to_bytes
+from .density import Array, has_brown
+from .replace import apply_tables
+from .tables import Tables, make_tables
 
 PERCENTILE: Final = 1.0
 """Share of pixels (%) beyond each extreme direction; less is sensitive to noise, more pulls eosin in."""
@@ -142,23 +145,14 @@ def normalize(pixels: Array, white: tuple[float, float, float], source: StainMat
     Returns:
         The same shape, type, library and device.
     """
-    table = density_table(white)
-    unmix = np.linalg.pinv(np.asarray(source.vectors)).tolist()
-    change = _density_change(source, target).tolist()
+    return apply_tables(tables_of(white, source, target), pixels)
 
-    def change_piece(xp: Any, piece: Array) -> Array:
-        red, green, blue = lookup(xp, table, piece)
-        # Sums are written out, not a matrix product: its rounding would depend on the size of the batch.
-        first, second = (
-            xp.clip(red * unmix[0][k] + green * unmix[1][k] + blue * unmix[2][k], 0.0, None) for k in (0, 1)
-        )
-        values = xp.astype(piece, xp.float32)
-        return to_bytes(
-            xp,
-            [values[:, k] * xp.exp(-(first * change[0][k] + second * change[1][k])) for k in range(3)],
-        )
 
-    return map_pixels(pixels, change_piece)
+@lru_cache(maxsize=64)
+def tables_of(white: tuple[float, float, float], source: StainMatrix, target: StainMatrix) -> Tables:
+    """Return the tables of a slide: half a millisecond to make, hence kept."""
+    unmix = np.linalg.pinv(np.asarray(source.vectors))
+    return make_tables(white, unmix, _density_change(source, target))
 
 
 def _density_change(source: StainMatrix, target: StainMatrix) -> NDArray[np.float64]:

@@ -38,11 +38,15 @@ from .errors import (
 from .macenko import StainMatrix
 from .references import DEFAULT_REFERENCE, REFERENCES
 from .reinhard import LabStatistics
+from .replace import apply_tables_normalized, planes_of
 
 METHODS: Final = ("macenko", "reinhard")
 STATUSES: Final = ("ok", "too little tissue", "ink", "single stain", "other stains", "degenerate")
 MIN_TISSUE_PIXELS: Final = 500
 """Tissue pixels under which nothing is fitted; 1,000 fix haematoxylin to 0.3° and eosin to 1.3°."""
+
+BYTES: Final = 2
+"""Raised when the same parameters give other bytes than before; 2: two stains by tables of whole numbers."""
 
 _FORMAT: Final = 1
 
@@ -94,6 +98,23 @@ class StainParams:
         if isinstance(self.source, LabStatistics) and isinstance(self.target, LabStatistics):
             return reinhard.normalize(batch, self.white, self.source, self.target)
         return map_pixels(batch, lambda _xp, piece: piece)
+
+    def apply_normalized(self, batch: Array, levels: NDArray[np.float32]) -> Array:
+        """Normalize a batch and lay it out as a network takes it, on the host in one pass.
+
+        Args:
+            batch: (B, H, W, 3) uint8 numpy or torch array, any device.
+            levels: (3, 256) float32: what each value of R, G, B becomes, as (value / 255 - mean) / std.
+
+        Returns:
+            (B, 3, H, W) float32 of the same library and device: `levels` of the bytes that `apply` gives.
+
+        Raises:
+            PixelFormatError: not uint8 RGB.
+        """
+        if isinstance(self.source, StainMatrix) and isinstance(self.target, StainMatrix):
+            return apply_tables_normalized(macenko.tables_of(self.white, self.source, self.target), batch, levels)
+        return planes_of(self.apply(batch), levels)
 
     def to_json(self) -> dict[str, Any]:
         """Return the parameters as plain JSON values; `from_json` gives them back exactly."""

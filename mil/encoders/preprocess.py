@@ -51,6 +51,12 @@ class Preprocessing:
         mean, std = (x.new_tensor(values)[:, None, None] for values in (self.mean, self.std))
         return (x - mean) / std
 
+    def levels(self) -> Tensor:
+        """Return what each byte of R, G, B becomes where nothing is resized: (3, 256) float32."""
+        x = torch.arange(256, dtype=torch.float32) / 255
+        mean, std = (x.new_tensor(values)[:, None] for values in (self.mean, self.std))
+        return (x - mean) / std
+
     def to_json(self) -> dict[str, Any]:
         """Return the fields for the passport."""
         return {

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -53,22 +54,33 @@ class TimmEncoder:
         """Side of the network's input in pixels."""
         return self.preprocessing.size
 
+    @cached_property
+    def levels(self) -> NDArray[np.float32] | None:
+        """What each byte of R, G, B becomes, (3, 256), where the caller may do that; None where the device does it."""
+        return self.preprocessing.levels().numpy() if self.device == "cpu" else None
+
     @torch.inference_mode()
-    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def __call__(self, pixels: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
         """Encode RGB tiles (B, S, S, 3) uint8 → (B, D) float32.
+
+        Planes (B, 3, S, S) float32 of the network's own size, whose values are `levels`, are taken as they are.
 
         Raises:
             MilError: another shape or type.
         """
-        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] != 3:
+        planes = pixels.dtype == np.float32 and pixels.shape[1:] == (3, self.input_size, self.input_size)
+        if not planes and (pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] != 3):
             raise MilError(f"tiles are {pixels.shape} {pixels.dtype}, wanted (B, S, S, 3) uint8 RGB.")
         features = np.empty((len(pixels), self.dim), np.float32)
         for start in range(0, len(pixels), self.batch_size):
             part = pixels[start : start + self.batch_size]
-            slab = torch.zeros((self.batch_size, *pixels.shape[1:]), dtype=torch.uint8)
+            slab = torch.zeros((self.batch_size, *pixels.shape[1:]), dtype=torch.float32 if planes else torch.uint8)
             slab.numpy()[: len(part)] = part
+            slab = slab.to(self.device)
+            if planes:  # in memory as the preprocessing leaves it: other kernels round otherwise
+                slab = slab.contiguous(memory_format=torch.channels_last)
             with _exact(self.device):
-                out = self.model(self.preprocessing(slab.to(self.device)))
+                out = self.model(slab if planes else self.preprocessing(slab))
             features[start : start + len(part)] = out[: len(part)].float().cpu().numpy()
         return features
 

@@ -1,0 +1,174 @@
+"""Replacing two stains as sums of whole numbers from small tables: quick, and the same bytes everywhere.
+
+A pixel I with amounts c = max(0, pinv(V) density(I)) becomes I * exp(-c change), see `macenko.normalize`. Where it is
+known which of the two amounts are positive, the logarithm of the result is a sum of three terms, one for each channel
+of the pixel. So there are four sets of terms, one for each pair of signs, and a word of 64 bits holds the terms of all
+three results; added up, its parts are places in a table of the exponential. Sums of whole numbers are exact: one pixel
+or a million at once, numpy, torch or machine code (`stain.compiled`), the bytes are the same.
+
+Against float64 the error is at most one grey level: three terms, each rounded to half a `STEP`, move a result by less
+than half a level before it is rounded to a byte. Where no amount is positive a pixel keeps its bytes: glass stays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import array_api_compat as compat
+import numpy as np
+from numpy.typing import NDArray
+
+from .density import Array, density_table
+
+Words = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+PLACES: Final = 1 << 14
+"""Entries of the table of the exponential."""
+
+STEP: Final = 0.0012
+"""Step of the logarithm between two of them."""
+
+FIELD: Final = 21
+"""Bits of each result in a sum of `terms`."""
+
+QUICK_FIELD: Final = 14
+"""Bits of each result in a sum of `quick`."""
+
+_ROUGH_FIELD: Final = 11
+_MIDDLE: Final = 1 << (FIELD - 1)
+_FINE: Final = 1 << 20
+_NEVER: Final = 300.0
+"""Density of a black byte itself: it stays black. (As evidence of stain it counts as 1, see `density_table`.)"""
+
+_UNSEEN: Final = 6.4
+"""Density from which on a result rounds to 0."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tables:
+    """How the pixels of one slide are changed.
+
+    Attributes:
+        signs: (3, 256) int64, of each channel and value: its share of the first amount in the upper 32 bits, of the
+            second in the lower 32.
+        terms: (4, 3, 256) int64, for each pair of signs (first positive + 2 * second positive), channel and value: its
+            share of the three results, 21 bits each, red lowest.
+        low: what a part of a sum of `terms` shows for the first entry of `levels`.
+        levels: (16384,) uint8, the result at each place.
+        quick: (3, 256) int64, the terms of two positive amounts in 14 bits each, and both amounts roughly above them.
+        outside: bits of a sum of `quick` that are all 0 only where both amounts are positive and no result lies outside
+            `levels`; its lower parts are then what `terms` would give.
+    """
+
+    signs: Words
+    terms: Words
+    low: int
+    levels: NDArray[np.uint8]
+    quick: Words
+    outside: int
+
+
+def make_tables(white: tuple[float, float, float], unmix: Floats, change: Floats) -> Tables:
+    """Return the tables of one slide.
+
+    Args:
+        white: the slide's white point (R, G, B) in grey levels.
+        unmix: (3, 2), densities to amounts.
+        change: (2, 3), by how much one unit of each stain changes the density of R, G, B.
+    """
+    shares = density_table(white)[:, :, None] * unmix[:, None, :]  # (channel, value, amount)
+    terms = np.stack([_terms(shares * positive, change) for positive in ((0, 0), (1, 0), (0, 1), (1, 1))])
+    rough = np.abs(shares).max(axis=1).sum(axis=0) / (2 ** (_ROUGH_FIELD - 1) - 24) + 1e-9
+    bits, low = _reach(rough, change, int(np.abs(terms[:, :, 1:]).max(axis=2).sum(axis=1).max()))
+    fields = terms.copy()
+    fields[:, 0] += _MIDDLE
+    levels = np.exp(-(np.arange(PLACES) + low) * STEP) * 255.0
+    for channel in range(3):  # black enough to stay black within the reach, and no more: places are few
+        terms[3, channel, 0, channel] += int((_UNSEEN - _NEVER) / STEP) - low
+    quick, outside = _quick(terms[3], shares / rough, bits, low)
+    fine = np.rint(shares * _FINE).astype(np.int64)
+    return Tables(
+        signs=(fine[..., 0] << 32) + fine[..., 1],
+        terms=_packed(fields, FIELD),
+        low=low + _MIDDLE,
+        levels=np.clip(np.rint(levels), 0, 255).astype(np.uint8),
+        quick=quick,
+        outside=outside,
+    )
+
+
+def change_piece(tables: Tables, xp: Any, piece: Array) -> Array:
+    """Return changed pixels of (N, 3) uint8: what `stain.compiled` does, one array at a time."""
+    device = compat.device(piece)
+    values = [xp.astype(piece[:, channel], xp.int64) for channel in range(3)]
+    both = _sum(xp, tables.signs, values, device)
+    second = ((both + (1 << 31)) & ((1 << 32) - 1)) - (1 << 31)
+    pair = xp.astype(both > second, xp.int64) + 2 * xp.astype(second > 0, xp.int64)
+    words = _sum(xp, np.moveaxis(tables.terms, 0, 1).reshape(3, -1), [pair * 256 + value for value in values], device)
+    levels = xp.asarray(tables.levels, device=device)
+    places = [((words >> (FIELD * k)) & ((1 << FIELD) - 1)) - tables.low for k in range(3)]
+    return xp.stack([xp.take(levels, xp.clip(place, 0, PLACES - 1), axis=0) for place in places], axis=-1)
+
+
+def _sum(xp: Any, table: Words, index: list[Array], device: Any) -> Array:
+    """Add up what each channel's row of a table has at its places."""
+    red, green, blue = (
+        xp.take(xp.asarray(row, device=device), at, axis=0) for row, at in zip(table, index, strict=True)
+    )
+    return red + green + blue
+
+
+def _terms(shares: Floats, change: Floats) -> Words:
+    """Return what each channel and value adds to the three results, in steps: (3, 256, 3)."""
+    terms = shares @ change
+    own = np.concatenate([[_NEVER], np.log(255.0 / np.arange(1.0, 256.0))])
+    for channel in range(3):
+        terms[channel, :, channel] += own
+    return np.rint(terms / STEP).astype(np.int64)
+
+
+def _reach(rough: Floats, change: Floats, furthest: int) -> tuple[int, int]:
+    """Return how far the quick way reaches, and the place of the lowest result.
+
+    Args:
+        rough: (2,), the steps in which `quick` knows the amounts.
+        change: (2, 3), as for `make_tables`.
+        furthest: the largest place that any pixel could have.
+
+    Returns:
+        n, so that amounts below 2^n rough steps are taken quickly (0: none is), and the place, in steps.
+    """
+    # A result outside of its 14 bits would leak into the amounts above it. So results must fit even where an amount is
+    # misjudged by as much as could leak, and by its own rounding.
+    slack = 10 + furthest // PLACES
+    for bits in range(_ROUGH_FIELD - 1, 3, -1):
+        ends = np.array([-slack, 2**bits + slack])[:, None, None] * rough[:, None] * change  # (end, amount, result)
+        low = ends.min(axis=0).sum(axis=0).min()
+        high = ends.max(axis=0).sum(axis=0).max() + _UNSEEN - min(low, 0.0)
+        if (high - low) / STEP < PLACES - 16:
+            return bits, int(np.floor(low / STEP)) - 2
+    return 0, -2
+
+
+def _quick(terms: Words, amounts: Floats, bits: int, low: int) -> tuple[Words, int]:
+    """Return `Tables.quick` and `Tables.outside`; `amounts` (3, 256, 2) in rough steps."""
+    if bits == 0:
+        return np.ones((3, 256), np.int64), -1
+    fields = terms.copy()
+    fields[0] -= low
+    shares = np.rint(amounts).astype(np.int64)
+    shares[0] -= 2  # three roundings: what is not negative then is surely positive
+    first = 3 * QUICK_FIELD
+    second = first + _ROUGH_FIELD
+    words = _packed(fields, QUICK_FIELD) + (shares[..., 0] << first) + (shares[..., 1] << second)
+    above = (1 << _ROUGH_FIELD) - (1 << bits)
+    outside = (above << first) | (above << second)
+    return words, outside - (1 << 64) if outside >> 63 else outside
+
+
+def _packed(fields: Words, bits: int) -> Words:
+    """Put the last axis, three numbers, into one word; negative ones borrow from the next, which sums undo."""
+    words: Words = fields[..., 0] + (fields[..., 1] << bits) + (fields[..., 2] << (2 * bits))
+    return words

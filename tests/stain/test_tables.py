@@ -1,0 +1,146 @@
+"""Two stains replaced by tables: against the formula in float64, and against themselves in every library."""
+
+from __future__ import annotations
+
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from _shared import shared_path
+from PIL import Image
+
+import stain
+from stain import macenko, replace, tables
+from stain.density import map_pixels
+
+compiled = pytest.importorskip("stain.compiled", reason="numba is not installed")
+
+RANDOM = np.random.default_rng(0).integers(0, 256, (200_000, 3), dtype=np.uint8)
+CORNERS = np.array(list(itertools.product((0, 1, 2, 127, 239, 240, 254, 255), repeat=3)), np.uint8)
+PIXELS = np.concatenate([CORNERS, RANDOM])
+
+HE = ((0.650, 0.704, 0.286), (0.072, 0.990, 0.105))
+CASES = {  # vectors and amounts of the slide, those of the reference, white point
+    "usual": ((HE, (1.8, 0.9)), (((0.5626, 0.7201, 0.4062), (0.2159, 0.8012, 0.5581)), (2.1, 1.0)), (242, 232, 237)),
+    "weak": ((HE, (0.2, 0.1)), (HE, (2.0, 2.0)), (255, 255, 255)),
+    "strong": ((HE, (3.0, 3.0)), (HE, (0.4, 0.4)), (250, 250, 250)),
+    "12 degrees apart": ((((0.6, 0.7, 0.387), (0.42, 0.8, 0.43)), (2.0, 1.5)), (HE, (1.5, 1.0)), (245, 246, 244)),
+    "swapped": ((HE, (1.0, 1.0)), (HE[::-1], (3.0, 3.0)), (255, 255, 255)),
+    "one color each": ((((1, 0, 0), (0, 0, 1)), (1.0, 1.0)), (((0, 1, 0), (1, 0, 0)), (3.0, 0.3)), (200, 255, 3)),
+}
+
+
+def matrix(vectors, amounts):
+    rows = np.asarray(vectors, float)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return macenko.StainMatrix(tuple(map(tuple, rows.tolist())), amounts)
+
+
+@pytest.fixture(params=CASES)
+def case(request):
+    source, target, white = CASES[request.param]
+    return tuple(map(float, white)), matrix(*source), matrix(*target)
+
+
+def exact(pixels, white, source, target):
+    """The formula, written again: densities, least squares, no negative amount, other stains, in float64."""
+    values = pixels.astype(float)
+    density = np.maximum(np.log(np.array(white) / np.maximum(values, 1)), 0)
+    vectors = np.array(source.vectors)
+    amounts = np.maximum(np.linalg.lstsq(vectors.T, density.T, rcond=None)[0].T, 0)
+    ratio = np.clip(np.divide(target.max_concentrations, source.max_concentrations), 1 / 3, 3)
+    return np.clip(np.rint(values * np.exp(amounts @ vectors - (amounts * ratio) @ np.array(target.vectors))), 0, 255)
+
+
+def plainly(made, pixels):
+    return map_pixels(pixels, lambda xp, piece: tables.change_piece(made, xp, piece))
+
+
+def quickly(made, pixels):
+    out = np.empty_like(pixels)
+    compiled.change(made, pixels, out)
+    return out
+
+
+def test_error_is_at_most_one_grey_level(case):
+    """On any pixels, not only tissue, whatever the stains."""
+    got = quickly(macenko.tables_of(*case), PIXELS)
+    assert np.abs(got - exact(PIXELS, *case)).max() <= 1
+
+
+def test_machine_code_numpy_and_torch_give_the_same_bytes(case):
+    made = macenko.tables_of(*case)
+    got = quickly(made, PIXELS)
+    np.testing.assert_array_equal(plainly(made, PIXELS), got)
+    np.testing.assert_array_equal(plainly(made, torch.tensor(PIXELS)).numpy(), got)
+
+
+def test_the_quick_way_is_taken_and_gives_what_the_other_would(case):
+    """Without the check of what is outside, all go the quick way: who is inside must not be able to tell."""
+    made = macenko.tables_of(*case)
+    words = sum(made.quick.view(np.uint64)[k][PIXELS[:, k]] for k in range(3))
+    inside = words & np.int64(made.outside).view(np.uint64) == 0
+    places = [(words >> np.uint64(tables.QUICK_FIELD * k)) & np.uint64(2**tables.QUICK_FIELD - 1) for k in range(3)]
+    got = made.levels[np.stack(places, -1).astype(np.int64)]
+    np.testing.assert_array_equal(got[inside], plainly(made, PIXELS)[inside])
+
+
+def test_real_tissue_goes_the_quick_way():
+    pixels = np.asarray(Image.open(shared_path("data/tiles/stain/tia_target_1000.png")).convert("RGB")).reshape(-1, 3)
+    params = stain.fit("macenko", pixels)
+    made = macenko.tables_of(params.white, params.source, params.target)
+    words = sum(made.quick.view(np.uint64)[k][pixels[:, k]] for k in range(3))
+    assert (words & np.int64(made.outside).view(np.uint64) == 0).mean() > 0.85
+
+
+def test_to_itself_nothing_changes_and_glass_and_white_never_do(case):
+    white, source, target = case
+    np.testing.assert_array_equal(quickly(macenko.tables_of(white, source, source), PIXELS), PIXELS)
+    glass = PIXELS[(np.asarray(white) <= PIXELS).all(axis=1)]
+    assert len(glass)
+    np.testing.assert_array_equal(quickly(macenko.tables_of(white, source, target), glass), glass)
+
+
+def test_planes_for_a_network_are_the_levels_of_the_same_bytes(case):
+    made = macenko.tables_of(*case)
+    batch = RANDOM[: 5 * 48 * 32].reshape(5, 48, 32, 3)
+    levels = np.random.default_rng(1).normal(size=(3, 256)).astype(np.float32)
+    out = np.full((5, 3, 48, 32), np.nan, np.float32)
+    compiled.change_normalized(made, batch, levels, out)
+    bytes_ = quickly(made, batch)
+    expected = np.stack([levels[k][bytes_[..., k]] for k in range(3)], axis=1)
+    np.testing.assert_array_equal(out, expected)
+    np.testing.assert_array_equal(replace.planes_of(bytes_, levels), expected)
+    np.testing.assert_array_equal(replace.planes_of(torch.tensor(bytes_), levels).numpy(), expected)
+
+
+@pytest.mark.parametrize("library", [np.asarray, torch.tensor])
+def test_after_many_pixels_machine_code_takes_over_and_nobody_notices(library, monkeypatch):
+    """Before and after, for bytes and for planes, from several threads, and for views of any strides."""
+    image = np.asarray(Image.open(shared_path("data/tiles/stain/histoqc_template2.png")).convert("RGB"))
+    params = stain.fit("macenko", image)
+    views = [library(image[:64, :64].copy()[None]), library(np.asfortranarray(image[None, :100, :90]))]
+    views += [library(image.transpose(1, 0, 2)[None].copy())[:, ::3]]
+    levels = np.random.default_rng(1).normal(size=(3, 256)).astype(np.float32)
+    runs = []
+    for left in (replace._MANY, 0):
+        way = replace._Way()
+        way.left = left
+        monkeypatch.setattr(replace, "_way", way)
+        with ThreadPoolExecutor(3) as pool:
+            runs.append(list(pool.map(lambda v: (params.apply(v), params.apply_normalized(v, levels)), views * 4)))
+        assert (way.module is None) == (left > 0)
+    for (bytes_, planes), (quick_bytes, quick_planes) in zip(*runs, strict=True):
+        assert type(bytes_) is type(quick_bytes)
+        np.testing.assert_array_equal(np.asarray(bytes_), np.asarray(quick_bytes))
+        np.testing.assert_array_equal(np.asarray(planes), np.asarray(quick_planes))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_gives_the_same_bytes(case):
+    made = macenko.tables_of(*case)
+    np.testing.assert_array_equal(
+        plainly(made, torch.tensor(PIXELS, device="cuda")).cpu().numpy(), quickly(made, PIXELS)
+    )
