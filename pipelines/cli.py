@@ -40,7 +40,7 @@ Masks = Annotated[str | None, typer.Option(help="Folder of SLIDE.geojson: tissue
 Upsampling = Annotated[bool | None, typer.Option("--allow-upsampling", help="Take slides coarser than --mpp, too.")]
 EncoderName = Annotated[str | None, typer.Option("--encoder", help="Encoder: descriptors, or any timm name.")]
 Weights = Annotated[str | None, typer.Option(help="Weights of the encoder: a file, or local-dir:FOLDER.")]
-Stain = Annotated[str | None, typer.Option(help="Stain normalization: none (default), macenko, reinhard.")]
+Stain = Annotated[str | None, typer.Option(help="Stain normalization: none (default), macenko, vahadane, reinhard.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 …")]
 Workers = Annotated[str | None, typer.Option(help="Reading threads, or auto.")]
 Memory = Annotated[str | None, typer.Option(help="Cap on pixels under way, e.g. 8G or 500M (default 2G).")]

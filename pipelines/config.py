@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from .errors import UsageError
 
 ARTIFACTS = ("blur", "pen", "folds", "bubbles", "edges")
-STAINS = ("none", "macenko", "reinhard")
+STAINS = ("none", "macenko", "vahadane", "reinhard")
 ICC = ("none", "srgb")
 JPEG2000 = ("full", "low-band")
 

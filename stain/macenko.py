@@ -95,8 +95,24 @@ def estimate(density: NDArray[np.float64], *, percentile: float = PERCENTILE) ->
         return None, "degenerate"
     # The plane goes through the origin: no stain, no density (singular vectors, not a centered covariance).
     extent, eigenvectors = np.linalg.eigh(density.T @ density / len(density))
-    vectors = _order(extreme_directions(density, eigenvectors[:, [2, 1]], percentile))
-    least = NOISY_ANGLE if extent[1] < 3.0 * extent[0] else MIN_ANGLE
+    vectors = extreme_directions(density, eigenvectors[:, [2, 1]], percentile)
+    return measured(density, vectors, NOISY_ANGLE if extent[1] < 3.0 * extent[0] else MIN_ANGLE)
+
+
+def measured(
+    density: NDArray[np.float64], vectors: NDArray[np.float64], least: float = MIN_ANGLE
+) -> tuple[StainMatrix | None, str]:
+    """Return two stains with their amounts in tissue.
+
+    Args:
+        density: (N, 3) optical densities of tissue pixels, without ink.
+        vectors: (2, 3), the stains' directions, length 1, in any order.
+        least: degrees between them under which they are one stain.
+
+    Returns:
+        The stains and "ok", or None and "single stain".
+    """
+    vectors = _order(vectors)
     if np.degrees(np.arccos(np.clip(vectors[0] @ vectors[1], -1.0, 1.0))) < least:
         return None, "single stain"
     amounts = np.percentile(np.maximum(density @ np.linalg.pinv(vectors), 0.0), 99.0, axis=0)

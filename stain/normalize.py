@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from . import macenko, reinhard
+from . import macenko, reinhard, vahadane
 from .density import (
     Array,
     check_pixels,
@@ -40,7 +40,7 @@ from .references import DEFAULT_REFERENCE, REFERENCES
 from .reinhard import LabStatistics
 from .replace import apply_tables_normalized, planes_of
 
-METHODS: Final = ("macenko", "reinhard")
+METHODS: Final = ("macenko", "vahadane", "reinhard")
 STATUSES: Final = ("ok", "too little tissue", "ink", "single stain", "other stains", "degenerate")
 MIN_TISSUE_PIXELS: Final = 500
 """Tissue pixels under which nothing is fitted; 1,000 fix haematoxylin to 0.3° and eosin to 1.3°."""
@@ -59,7 +59,7 @@ class StainParams:
     """How one slide is normalized; immutable.
 
     Attributes:
-        method: "macenko" or "reinhard".
+        method: "macenko", "vahadane" or "reinhard".
         status: "ok", or why the slide is left as it is: "too little tissue", "ink" (most of what is not glass
             has the hue of a pen), "single stain", "other stains" (the reference has other dyes, as H&E
             for a brown immunostain: nothing sensible can come of it), "degenerate" (all pixels alike).
@@ -159,7 +159,7 @@ def fit(
     glass among them (the gaps in tissue) lets the white point be measured.
 
     Args:
-        method: "macenko" or "reinhard".
+        method: "macenko", "vahadane" or "reinhard".
         pixels: (..., 3) uint8 numpy or torch array; any content, also none.
         reference: what to normalize to: the name of a built-in reference (default "tiatoolbox-target"), the
             parameters fitted on another slide by the same method, or pixels (..., 3) of a reference image.
@@ -217,10 +217,10 @@ def _measure(
     if count < MIN_TISSUE_PIXELS:
         return None, "too little tissue", count
     source: Measure | None
-    if method == "macenko":
-        source, status = macenko.estimate(density[tissue])
-    else:
+    if method == "reinhard":
         source, status = reinhard.estimate(sample[tissue], density[tissue])
+    else:
+        source, status = (macenko if method == "macenko" else vahadane).estimate(density[tissue])
     return source, status, count
 
 
@@ -255,7 +255,7 @@ def _from_json(data: Mapping[str, Any]) -> StainParams:
     method, status = data["method"], data["status"]
     if data["version"] != _FORMAT or method not in METHODS or status not in STATUSES:
         raise ValueError(f"version {data['version']!r}, method {method!r}, status {status!r}")
-    kind = StainMatrix if method == "macenko" else LabStatistics
+    kind = LabStatistics if method == "reinhard" else StainMatrix
     source = None if data["source"] is None else kind.from_json(data["source"])
     if (source is None) == (status == "ok"):
         raise ValueError(f"status {status!r} does not go with source {data['source']!r}")

@@ -209,6 +209,9 @@ def test_built_in_reference_is_what_our_fit_measures():
     got = stain.fit("macenko", pixels).source
     np.testing.assert_allclose(got.vectors, reference.macenko.vectors, atol=1e-5)
     np.testing.assert_allclose(got.max_concentrations, reference.macenko.max_concentrations, atol=1e-5)
+    got = stain.fit("vahadane", pixels).source
+    np.testing.assert_allclose(got.vectors, reference.vahadane.vectors, atol=1e-4)
+    np.testing.assert_allclose(got.max_concentrations, reference.vahadane.max_concentrations, atol=1e-3)
     got = stain.fit("reinhard", pixels).source
     np.testing.assert_allclose(got.mean, reference.reinhard.mean, atol=1e-5)
     np.testing.assert_allclose(got.sd, reference.reinhard.sd, atol=1e-5)
