@@ -41,6 +41,9 @@ Upsampling = Annotated[bool | None, typer.Option("--allow-upsampling", help="Tak
 EncoderName = Annotated[str | None, typer.Option("--encoder", help="Encoder: descriptors, or any timm name.")]
 Weights = Annotated[str | None, typer.Option(help="Weights of the encoder: a file, or local-dir:FOLDER.")]
 Stain = Annotated[str | None, typer.Option(help="Stain normalization: none (default), macenko, vahadane, reinhard.")]
+StainReference = Annotated[
+    str | None, typer.Option(help="What to normalize to: a name, a JSON of `slidemil stain fit`, or an image.")
+]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 …")]
 Workers = Annotated[str | None, typer.Option(help="Reading threads, or auto.")]
 Memory = Annotated[str | None, typer.Option(help="Cap on pixels under way, e.g. 8G or 500M (default 2G).")]
@@ -174,6 +177,7 @@ def extract(
     encoder: EncoderName = None,
     weights: Weights = None,
     stain: Stain = None,
+    stain_reference: StainReference = None,
     device: Device = None,
     workers: Workers = None,
     memory: Memory = None,
@@ -215,6 +219,7 @@ def plan(
     encoder: EncoderName = None,
     weights: Weights = None,
     stain: Stain = None,
+    stain_reference: StainReference = None,
     device: Device = None,
     workers: Workers = None,
     memory: Memory = None,
@@ -262,6 +267,7 @@ def run(
     encoder: EncoderName = None,
     weights: Weights = None,
     stain: Stain = None,
+    stain_reference: StainReference = None,
     device: Device = None,
     workers: Workers = None,
     memory: Memory = None,
@@ -410,6 +416,37 @@ def status(job: Job, json_: Json = False, verbose: Verbose = False) -> int:
     return result.exit_code
 
 
+stain_app = typer.Typer(
+    help="Normalizers and what they normalize to, e.g. slidemil stain fit slides/ -o reference.json",
+    no_args_is_help=True,
+)
+app.add_typer(stain_app, name="stain")
+
+
+@stain_app.command("fit")
+@guarded
+def stain_fit(
+    slides: Slides,
+    out: Annotated[Path, typer.Option("--out", "-o", help="JSON file that --stain-reference takes.")],
+    method: Annotated[str, typer.Option(help="macenko, vahadane or reinhard.")] = "macenko",
+    mpp: Annotated[float, typer.Option(help="µm per pixel of the tiles that are looked at.")] = 0.5,
+    slide_mpp: SlideMpp = None,
+    limit: Limit = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> int:
+    """One reference from many slides or images: the middle of their stains, odd ones without weight.
+
+    Example: slidemil stain fit slides/ -o reference.json --method macenko
+    """
+    from .stain_reference import fit_cohort
+
+    result = fit_cohort(slides, out, method, mpp=mpp, slide_mpp=slide_mpp, limit=limit, quiet=quiet)
+    show(result, json_)
+    return result.exit_code
+
+
 @app.callback(invoke_without_command=True)
 def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     if version:
@@ -425,7 +462,7 @@ def _extract_options(given: dict[str, Any]) -> dict[str, Any]:
 
     same = (
         "mpp tile overlap min_tissue slide_mpp masks allow_upsampling "
-        "encoder weights stain device batch_size max_bad_tiles"
+        "encoder weights stain stain_reference device batch_size max_bad_tiles"
     )
     options = {name: given[name] for name in same.split()}
     options["workers"] = None if given["workers"] is None else worker_count(given["workers"])

@@ -41,6 +41,8 @@ class ExtractSettings:
         weights: file or `local-dir:` folder with its weights.
         icc: `srgb` turns pixels into sRGB by each slide's own colour profile, where it has one; `none` does not.
         stain: stain normalization, fitted once per slide; `none` leaves pixels alone.
+        stain_reference: what stains are normalized to: the name of a built-in reference, a reference that
+            `slidemil stain fit` wrote, or an image; none takes the built-in `tiatoolbox-target`.
         batch_size: tiles per encoder call.
         device: `auto`, `cpu`, `cuda`, `cuda:1` …
         workers: threads that read, 0 for as many as pay.
@@ -69,6 +71,7 @@ class ExtractSettings:
     weights: str | None = None
     icc: str = "none"
     stain: str = "none"
+    stain_reference: str | None = None
     batch_size: int = 64
     device: str = "auto"
     workers: int = 0
@@ -94,6 +97,8 @@ class ExtractSettings:
                 f"exclude takes {', '.join(ARTIFACTS)}, not {self.exclude}": set(self.excluded) <= set(ARTIFACTS),
                 "exclude needs quality=true": self.quality or not self.excluded,
                 f"stain must be one of {', '.join(STAINS)}, not {self.stain}": self.stain in STAINS,
+                "stain_reference needs a stain normalization, e.g. stain=macenko": self.stain_reference is None
+                or self.stain != "none",
                 f"dtype must be float16 or float32, not {self.dtype}": self.dtype in ("float16", "float32"),
                 f"jpeg2000 must be one of {', '.join(JPEG2000)}, not {self.jpeg2000}": self.jpeg2000 in JPEG2000,
                 f"batch_size must be at least 1, not {self.batch_size}": self.batch_size >= 1,

@@ -25,6 +25,7 @@ from .progress import Progress
 from .provenance import Run, series_sha256
 from .records import Record, changed_parts, current, forget, read_record
 from .slide_work import SlideWork, finish_slide, passport_name
+from .stain_target import reference_identity
 from .timing import StageClock
 from .watch import Watch
 
@@ -291,7 +292,10 @@ def passport_of(encoder: Encoder, settings: ExtractSettings) -> dict[str, Any]:
 
 def stain_of(settings: ExtractSettings) -> dict[str, Any]:
     """Return what else decides normalized pixels; nothing where they are left alone."""
-    return {} if settings.stain == "none" else {"stain_bytes": stain.BYTES}
+    if settings.stain == "none":
+        return {}
+    identity = reference_identity(settings)
+    return {"stain_bytes": stain.BYTES, **({} if identity is None else {"stain_reference": identity})}
 
 
 def colors_of(settings: ExtractSettings) -> dict[str, str]:

@@ -23,6 +23,7 @@ from .jobfolder import JobFolder, Tiling
 from .manifest import SlideEntry
 from .provenance import FileState
 from .records import finish
+from .stain_target import Reference, reference_of
 
 _STAIN_PIXELS = 20_000
 _STAIN_TILES = 24
@@ -107,7 +108,8 @@ def prepare(
             allow_upsampling=settings.allow_upsampling,
         )
         write_bytes(tiling.picture(entry.slide_id), pictures.grid_jpeg(tissue, grid))
-        params = None if settings.stain == "none" else fit_stain(slide, grid, settings.stain)
+        alone = settings.stain == "none"
+        params = None if alone else fit_stain(slide, grid, settings.stain, reference_of(settings))
     except BaseException:
         slide.close()
         raise
@@ -137,8 +139,15 @@ def effective_mpp(asked: Mapping[str, Any], grid: wsi.TileGrid) -> dict[str, Any
     }
 
 
-def fit_stain(slide: wsi.Slide, grid: wsi.TileGrid, method: str) -> stain.StainParams:
-    """Fit a normalizer on pixels pooled from tiles all over the slide (at most 20,000)."""
+def fit_stain(
+    slide: wsi.Slide, grid: wsi.TileGrid, method: str, reference: Reference | None = None
+) -> stain.StainParams:
+    """Fit a normalizer on pixels pooled from tiles all over the slide."""
+    return stain.fit(method, pooled_pixels(slide, grid), reference=reference)
+
+
+def pooled_pixels(slide: wsi.Slide, grid: wsi.TileGrid) -> NDArray[np.uint8]:
+    """Return at most 20,000 pixels from tiles all over the slide: (N, 3)."""
     rows = np.unique(np.linspace(0, max(len(grid.xy) - 1, 0), _STAIN_TILES).astype(int))
     each = max(1, _STAIN_PIXELS // max(len(rows), 1))
     rng = np.random.default_rng(0)
@@ -149,7 +158,7 @@ def fit_stain(slide: wsi.Slide, grid: wsi.TileGrid, method: str) -> stain.StainP
         except wsi.TileReadError:
             continue  # the stream meets this tile again, and records it as missing
         pooled.append(pixels[rng.choice(len(pixels), min(each, len(pixels)), replace=False)])
-    return stain.fit(method, np.concatenate(pooled) if pooled else np.zeros((0, 3), np.uint8))
+    return np.concatenate(pooled) if pooled else np.zeros((0, 3), np.uint8)
 
 
 def finish_slide(

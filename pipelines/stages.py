@@ -20,6 +20,7 @@ from .manifest import Manifest, SlideEntry, find_slides, safe_name
 from .outcome import Outcome, Said
 from .progress import progress
 from .provenance import Run
+from .stain_target import check_reference
 from .tissue_of_slide import check_masks
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def extract(
     found = find_slides(slides)
     if limit is not None:
         found = replace(found, entries=found.entries[:limit])
+    check_reference(settings.extract)
     encoder = _encoder(settings.extract, offline)
     sweep_leftovers(out)
     mine, everything = tables.join(job, found)
@@ -81,6 +83,7 @@ def plan(
     found = find_slides(slides)
     if limit is not None:
         found = replace(found, entries=found.entries[:limit])
+    check_reference(settings.extract)
     encoder = _encoder(settings.extract, offline)
     job = None if out is None else JobFolder(out)
     mine = found if job is None else tables.join(job, found)[0]

@@ -3,6 +3,8 @@
 Example: `stain.fit("macenko", tissue_pixels).apply(batch)`.
 """
 
+from .augment import jitter_stains, rand_stain_na
+from .cohort import CohortReference, combine
 from .density import estimate_white, optical_density
 from .errors import (
     ParametersError,
@@ -23,6 +25,7 @@ __all__ = [
     "METHODS",
     "REFERENCES",
     "STATUSES",
+    "CohortReference",
     "LabStatistics",
     "ParametersError",
     "PixelFormatError",
@@ -32,7 +35,10 @@ __all__ = [
     "UnknownMethodError",
     "UnknownReferenceError",
     "UnusableReferenceError",
+    "combine",
     "estimate_white",
     "fit",
+    "jitter_stains",
     "optical_density",
+    "rand_stain_na",
 ]

@@ -78,7 +78,7 @@ class StainMatrix:
             raise ValueError("vectors must be 2 x 3 and max_concentrations two positive numbers")
         if not np.allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-6):
             raise ValueError("vectors must have length 1")
-        return _matrix(vectors, amounts, bool(data["brown"]))
+        return frozen(vectors, amounts, bool(data["brown"]))
 
 
 def estimate(density: NDArray[np.float64], *, percentile: float = PERCENTILE) -> tuple[StainMatrix | None, str]:
@@ -118,7 +118,7 @@ def measured(
     amounts = np.percentile(np.maximum(density @ np.linalg.pinv(vectors), 0.0), 99.0, axis=0)
     if not (amounts > 0.05).all():
         return None, "single stain"
-    return _matrix(vectors, amounts, has_brown(density)), "ok"
+    return frozen(vectors, amounts, has_brown(density)), "ok"
 
 
 def extreme_directions(
@@ -189,7 +189,7 @@ def _order(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
     return vectors if kept >= swapped else vectors[::-1]
 
 
-def _matrix(vectors: NDArray[np.float64], amounts: NDArray[np.float64], brown: bool) -> StainMatrix:
+def frozen(vectors: NDArray[np.float64], amounts: NDArray[np.float64], brown: bool) -> StainMatrix:
     """Freeze arrays."""
     first, second = ((float(v[0]), float(v[1]), float(v[2])) for v in vectors)
     return StainMatrix((first, second), (float(amounts[0]), float(amounts[1])), brown)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import macenko, reinhard, vahadane
+from .cohort import CohortReference
 from .density import (
     Array,
     check_pixels,
@@ -150,7 +151,7 @@ def fit(
     method: str,
     pixels: Array,
     *,
-    reference: str | StainParams | Array | None = None,
+    reference: str | StainParams | CohortReference | Array | None = None,
     white: Sequence[float] | None = None,
 ) -> StainParams:
     """Measure the stains of one slide on pooled pixels of its tissue.
@@ -162,7 +163,8 @@ def fit(
         method: "macenko", "vahadane" or "reinhard".
         pixels: (..., 3) uint8 numpy or torch array; any content, also none.
         reference: what to normalize to: the name of a built-in reference (default "tiatoolbox-target"), the
-            parameters fitted on another slide by the same method, or pixels (..., 3) of a reference image.
+            parameters fitted on another slide by the same method, a cohort's reference by the same method, or pixels
+            (..., 3) of a reference image.
         white: the slide's white point (R, G, B) in grey levels where the caller knows it.
 
     Returns:
@@ -224,19 +226,21 @@ def _measure(
     return source, status, count
 
 
-def _target(method: str, reference: str | StainParams | Array | None) -> tuple[str, Measure]:
+def _target(method: str, reference: str | StainParams | CohortReference | Array | None) -> tuple[str, Measure]:
     """Return the name and the measure of a reference."""
     if reference is None or isinstance(reference, str):
         name = DEFAULT_REFERENCE if reference is None else reference
         if name not in REFERENCES:
             raise UnknownReferenceError(unknown("stain reference", name, REFERENCES))
         return name, REFERENCES[name].measure(method)
-    if isinstance(reference, StainParams):
+    if isinstance(reference, StainParams | CohortReference):
         if reference.method != method:
             raise UnusableReferenceError(
                 f"the reference was fitted by {reference.method!r}, not by {method!r}. "
                 f"Fit it again: stain.fit({method!r}, pixels)."
             )
+        if isinstance(reference, CohortReference):
+            return "custom", reference.target
         source, status = reference.source, reference.status
     else:
         check_pixels(reference)
