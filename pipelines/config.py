@@ -36,6 +36,7 @@ class ExtractSettings:
         mask_origin: where coordinates of `masks` count from: `canvas`, or `bounds` (QuPath, MIRAX slides).
         quality: whether blur, pen, folds, bubbles and edges are looked for.
         exclude: which of them are cut out of the tissue, e.g. `blur,folds`; what is not named is flagged only.
+            Ink is cut out of detected tissue always, so `pen` matters to tissue drawn by hand alone.
         allow_upsampling: take slides coarser than `mpp`, too.
         encoder: name of the encoder.
         weights: file or `local-dir:` folder with its weights.

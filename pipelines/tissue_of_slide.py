@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 _MUCH = 0.2
 """Share of the tissue from which on an artifact is worth a warning."""
+_MUCH_INK = 0.05
+"""The same of ink, which is not only flagged: no tile lies under it."""
 
 
 def find(slide: wsi.Slide, entry: SlideEntry, settings: ExtractSettings) -> tuple[Tissue, Quality | None]:
@@ -55,11 +58,28 @@ def parts_of(entry: SlideEntry, settings: ExtractSettings) -> dict[str, Any]:
 
 
 def mask_file(settings: ExtractSettings, slide_id: str) -> Path | None:
-    """Return the outline drawn for a slide, None where there is none and the tissue is detected."""
+    """Return the outline drawn for a slide, None where there is none and the tissue is detected.
+
+    An outline as a job wrote it, which nobody changed, is none: a folder of them may be copied, and a few edited.
+    """
+    file = _file_given(settings, slide_id)
+    return None if file is None or _is_untouched(file) else file
+
+
+def _file_given(settings: ExtractSettings, slide_id: str) -> Path | None:
     if settings.masks is None:
         return None
     files = (Path(settings.masks) / f"{slide_id}{suffix}" for suffix in (".geojson", ".json"))
     return next((file for file in files if file.is_file()), None)
+
+
+def _is_untouched(file: Path) -> bool:
+    from wsi.outlines import is_as_detected
+
+    try:
+        return is_as_detected(json.loads(file.read_bytes()))
+    except (OSError, ValueError, RecursionError):  # reading it for the slide says so, as the error of this slide
+        return False
 
 
 def check_masks(settings: ExtractSettings, job: JobFolder, slide_ids: Iterable[str]) -> list[str]:
@@ -80,13 +100,16 @@ def check_masks(settings: ExtractSettings, job: JobFolder, slide_ids: Iterable[s
             f"Copy those you edit: cp {own}/SLIDE.geojson masks/, and give --masks masks."
         )
     names = set(slide_ids)
-    used = {name for name in names if mask_file(settings, name) is not None}
+    given = {name for name in names if _file_given(settings, name) is not None}
+    drawn = {name for name in given if mask_file(settings, name) is not None}
     there = {file.stem for file in folder.iterdir() if file.suffix in (".geojson", ".json")}
-    if not used:
+    if not given:
         example = sorted(names)[0] if names else "SLIDE"
         raise UsageError(f"--masks {folder}: no file there is named after a slide of this run, e.g. {example}.geojson.")
     strangers = sorted(there - names)
-    notes = [f"{len(used)} of {len(names)} slides take their tissue from {folder}"]
+    notes = [f"{len(drawn)} of {len(names)} slides take their tissue from {folder}"]
+    if len(given) > len(drawn):
+        notes.append(f"--masks: {len(given) - len(drawn)} are as they were detected, and count as not drawn")
     return notes + ([f"--masks: no slide of this run is called {', '.join(strangers[:3])}"] if strangers else [])
 
 
@@ -114,4 +137,6 @@ def shares_told(quality: Quality | None) -> dict[str, float]:
 
 def warnings_told(shares: Mapping[str, float]) -> list[str]:
     """Return a warning for each artifact on much of the tissue."""
-    return [f"{name}: {share:.0%} of the tissue" for name, share in shares.items() if share >= _MUCH]
+    told = [f"{name}: {share:.0%} of the tissue" for name, share in shares.items() if share >= _MUCH and name != "pen"]
+    ink = shares.get("pen", 0.0)
+    return told + ([f"pen: {ink:.0%} of the tissue, left out"] if ink >= _MUCH_INK else [])

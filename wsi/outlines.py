@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from shapely import box, unary_union
 from shapely.geometry import Polygon, mapping
+
+_SEAL = "sha256_as_detected"
+"""What the outlines were when they were written; QuPath and others drop it when they save their own."""
 
 
 def polygons_of(mask: NDArray[np.bool_], scale: tuple[float, float]) -> list[Polygon]:
@@ -73,16 +78,36 @@ def _row_boxes(region: NDArray[np.bool_], left: int, top: int, scale: tuple[floa
     return list(box(x0, y0, x1, y1))
 
 
-def feature_collection(polygons: list[Polygon]) -> dict[str, Any]:
-    """Return tissue outlines as TRIDENT writes them (its `crs` is meaningless and expected)."""
+def feature_collection(polygons: list[Polygon], *, drawn: bool = False) -> dict[str, Any]:
+    """Return tissue outlines as TRIDENT writes them (its `crs` is meaningless and expected).
+
+    Args:
+        polygons: largest first.
+        drawn: they were drawn by hand; others are sealed, so that it shows whether someone changed them.
+    """
+    features = [
+        {"type": "Feature", "properties": {"tissue_id": i}, "geometry": _whole(mapping(polygon))}
+        for i, polygon in enumerate(polygons)
+    ]
     return {
         "type": "FeatureCollection",
         "crs": {"type": "name", "properties": {"name": "urn:ogc:def:crs:EPSG::3857"}},
-        "features": [
-            {"type": "Feature", "properties": {"tissue_id": i}, "geometry": _whole(mapping(polygon))}
-            for i, polygon in enumerate(polygons)
-        ],
+        **({} if drawn else {_SEAL: _digest(features)}),
+        "features": features,
     }
+
+
+def is_as_detected(collection: Any) -> bool:
+    """Say whether a parsed GeoJSON is an outline that `feature_collection` sealed, to the last number."""
+    return (
+        isinstance(collection, dict)
+        and _SEAL in collection
+        and collection[_SEAL] == _digest(collection.get("features"))
+    )
+
+
+def _digest(features: Any) -> str:
+    return hashlib.sha256(json.dumps(features, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def _whole(geometry: Any) -> dict[str, Any]:

@@ -110,7 +110,7 @@ class Tissue:
         """Return the outlines as TRIDENT writes them: whole level-0 px, one Polygon per region, `tissue_id`."""
         from wsi.outlines import feature_collection
 
-        return feature_collection(self.polygons())
+        return feature_collection(self.polygons(), drawn=self.drawn)
 
 
 def find_tissue(slide: Slide, *, settings: TissueSettings | None = None) -> Tissue:

@@ -105,15 +105,19 @@ def test_quality_can_be_left_out(slides, job):
     assert set(patches(job, "left")) == {"coords", "piece", "tissue_share"}
 
 
-def test_outlines_given_back_unchanged_give_the_same_tiles(slides, job, tmp_path):
-    masks = shutil.copytree(job / "contours_geojson", tmp_path / "masks")
+def test_outlines_drawn_as_they_were_detected_give_the_same_tiles(slides, job, tmp_path):
+    masks = tmp_path / "masks"
+    masks.mkdir()
     before = {name: patches(job, name)["coords"] for name in NAMES}
-    outlines = {name: (masks / f"{name}.geojson").read_bytes() for name in NAMES}
+    outlines = {name: json.loads((job / "contours_geojson" / f"{name}.geojson").read_text()) for name in NAMES}
+    for name, outline in outlines.items():
+        del outline["sha256_as_detected"]  # as if QuPath had saved it
+        (masks / f"{name}.geojson").write_text(json.dumps(outline))
     code, said = again(slides, job, "--masks", masks)
     assert (code, said["slides"]["done"]) == (0, 2)
     for name in NAMES:
         assert np.array_equal(patches(job, name)["coords"], before[name])
-        assert (job / "contours_geojson" / f"{name}.geojson").read_bytes() == outlines[name]
+        assert json.loads((job / "contours_geojson" / f"{name}.geojson").read_text()) == outlines[name]
 
 
 def test_an_edit_redoes_that_slide_alone(slides, job, tmp_path):
@@ -142,6 +146,22 @@ def test_an_edit_redoes_that_slide_alone(slides, job, tmp_path):
     assert (said["slides"]["done"], said["slides"]["skipped"]) == (0, 2)
     code, said = again(slides, job)
     assert (said["slides"]["done"], said["slides"]["skipped"]) == (1, 1)
+
+
+def test_copied_outlines_that_nobody_edited_redo_nothing(slides, job, tmp_path):
+    masks = shutil.copytree(job / "contours_geojson", tmp_path / "masks")
+    code, said = again(slides, job, "--masks", masks)
+    assert (code, said["slides"]["done"], said["slides"]["skipped"]) == (0, 0, 2)
+    assert any("2 are as they were detected" in text for text in said["warnings"])
+
+    file = masks / "left.geojson"
+    outline = json.loads(file.read_text())
+    outline["features"][0]["geometry"]["coordinates"][0][1][0] -= 40  # one corner of one outline
+    file.write_text(json.dumps(outline))
+    code, said = again(slides, job, "--masks", masks)
+    assert (code, said["slides"]["done"], said["slides"]["skipped"]) == (0, 1, 1)
+    drawn = json.loads((job / "contours_geojson" / "left.geojson").read_text())
+    assert "sha256_as_detected" not in drawn  # a copy of this is drawn, too
 
 
 def test_an_outline_that_cannot_be_used_fails_its_slide_alone(slides, job, tmp_path):
