@@ -58,15 +58,15 @@ class Candidate:
 
 
 class Worker:
-    """A process that reads on command (`_worker.py`)."""
+    """A process that works on command (`_worker.py`, or another script)."""
 
-    def __init__(self, group: str) -> None:
+    def __init__(self, group: str, script: str = "_worker.py") -> None:
         python = Path(sys.executable) if group == HOUSE else ENVIRONMENTS / group / "bin" / "python"
         if not python.exists():
             raise AbsentError(f"no environment {group}: make bench-env")
         one_thread = dict.fromkeys(("OMP_NUM_THREADS", "VIPS_CONCURRENCY", "OPENBLAS_NUM_THREADS"), "1")
         self._process = subprocess.Popen(
-            [str(python), str(HERE / "_worker.py")],
+            [str(python), str(HERE / script)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -33,9 +34,25 @@ if TYPE_CHECKING:
     from mil import Encoder
 
 
+Batch = np.ndarray[Any, Any]
+
 _THREADS_PER_PROCESS = 16
 _MANY_SLIDES = 24
 _STAGES = ("hash", "prepare", "stain", "encode", "write")
+
+
+class Slab:
+    """Memory that batch after batch is written to: fresh memory would cost as much as normalizing."""
+
+    def __init__(self) -> None:
+        self._bytes = np.empty(0, np.uint8)
+
+    def __call__(self, shape: tuple[int, ...], dtype: type[np.generic]) -> Batch:
+        """Return room for an array; what was returned before is given up."""
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        if len(self._bytes) < size:
+            self._bytes = np.empty(size, np.uint8)
+        return self._bytes[:size].view(dtype).reshape(shape)
 
 
 @dataclass
@@ -61,6 +78,7 @@ class Extraction:
     tiles: int = 0
     _works: list[SlideWork | None] = field(default_factory=list)
     _empty: int = 0
+    _slab: Slab = field(default_factory=Slab)
 
     @property
     def tiling(self) -> Tiling:
@@ -177,22 +195,25 @@ class Extraction:
         with self.clocks["stain"].of(len(good)):
             ordinals = np.unique(batch.slide[good])
             if len(ordinals) == 1:
-                return self._stained(int(ordinals[0]), pixels)
+                return self._stained(int(ordinals[0]), pixels, self._slab)
             parts = [(mine, self._stained(n, pixels[mine])) for n in ordinals for mine in [batch.slide[good] == n]]
             out = np.empty((len(pixels), *parts[0][1].shape[1:]), parts[0][1].dtype)
             for mine, part in parts:
                 out[mine] = part
         return out
 
-    def _stained(self, ordinal: int, pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    def _stained(self, ordinal: int, pixels: Batch, slab: Slab | None = None) -> Batch:
         """Normalize tiles of one slide; in one pass with what the encoder does to pixels, where it lets us."""
         params = self._work(ordinal).stain
         assert params is not None, "no stain was fitted"
         levels = getattr(self.encoder, "levels", None)
+        slab = Slab() if slab is None else slab
+        normalized: Batch
         if levels is None or pixels.shape[1] != self.encoder.input_size:
-            normalized: np.ndarray[Any, Any] = params.apply(pixels)
+            normalized = params.apply(pixels, slab(pixels.shape, np.uint8))
         else:
-            normalized = params.apply_normalized(pixels, levels)
+            shape = (len(pixels), 3, *pixels.shape[1:3])
+            normalized = params.apply_normalized(pixels, levels, slab(shape, np.float32))
         return normalized
 
     @property

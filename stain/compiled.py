@@ -68,11 +68,24 @@ def _change(
     levels: NDArray[np.uint8],
 ) -> None:
     reds, greens, blues = quick[0], quick[1], quick[2]
-    for i in range(pixels.shape[0]):
-        red, green, blue = pixels[i, 0], pixels[i, 1], pixels[i, 2]
-        word = reds[red] + greens[green] + blues[blue]
-        if word & outside:
-            word = _places(red, green, blue, signs, terms, low)
+    count = pixels.shape[0]
+    for k in range(count // 2):  # two at once: one test for both is a tenth faster
+        i = 2 * k
+        j = i + 1
+        word = reds[pixels[i, 0]] + greens[pixels[i, 1]] + blues[pixels[i, 2]]
+        next_ = reds[pixels[j, 0]] + greens[pixels[j, 1]] + blues[pixels[j, 2]]
+        if (word | next_) & outside:
+            word = _places(pixels[i, 0], pixels[i, 1], pixels[i, 2], signs, terms, low)
+            next_ = _places(pixels[j, 0], pixels[j, 1], pixels[j, 2], signs, terms, low)
+        out[i, 0] = levels[word & _QUICK_MASK]
+        out[i, 1] = levels[(word >> _QUICK_1) & _QUICK_MASK]
+        out[i, 2] = levels[(word >> _QUICK_2) & _QUICK_MASK]
+        out[j, 0] = levels[next_ & _QUICK_MASK]
+        out[j, 1] = levels[(next_ >> _QUICK_1) & _QUICK_MASK]
+        out[j, 2] = levels[(next_ >> _QUICK_2) & _QUICK_MASK]
+    if count % 2:
+        i = count - 1
+        word = _places(pixels[i, 0], pixels[i, 1], pixels[i, 2], signs, terms, low)
         out[i, 0] = levels[word & _QUICK_MASK]
         out[i, 1] = levels[(word >> _QUICK_1) & _QUICK_MASK]
         out[i, 2] = levels[(word >> _QUICK_2) & _QUICK_MASK]
@@ -93,11 +106,24 @@ def _change_normalized(
     first, second, third = values[0], values[1], values[2]
     for n in range(pixels.shape[0]):
         tile, one, two, three = pixels[n], out[n, 0], out[n, 1], out[n, 2]
-        for i in range(tile.shape[0]):
-            red, green, blue = tile[i, 0], tile[i, 1], tile[i, 2]
-            word = reds[red] + greens[green] + blues[blue]
-            if word & outside:
-                word = _places(red, green, blue, signs, terms, low)
+        count = tile.shape[0]
+        for k in range(count // 2):
+            i = 2 * k
+            j = i + 1
+            word = reds[tile[i, 0]] + greens[tile[i, 1]] + blues[tile[i, 2]]
+            next_ = reds[tile[j, 0]] + greens[tile[j, 1]] + blues[tile[j, 2]]
+            if (word | next_) & outside:
+                word = _places(tile[i, 0], tile[i, 1], tile[i, 2], signs, terms, low)
+                next_ = _places(tile[j, 0], tile[j, 1], tile[j, 2], signs, terms, low)
+            one[i] = first[word & _QUICK_MASK]
+            one[j] = first[next_ & _QUICK_MASK]
+            two[i] = second[(word >> _QUICK_1) & _QUICK_MASK]
+            two[j] = second[(next_ >> _QUICK_1) & _QUICK_MASK]
+            three[i] = third[(word >> _QUICK_2) & _QUICK_MASK]
+            three[j] = third[(next_ >> _QUICK_2) & _QUICK_MASK]
+        if count % 2:
+            i = count - 1
+            word = _places(tile[i, 0], tile[i, 1], tile[i, 2], signs, terms, low)
             one[i] = first[word & _QUICK_MASK]
             two[i] = second[(word >> _QUICK_1) & _QUICK_MASK]
             three[i] = third[(word >> _QUICK_2) & _QUICK_MASK]

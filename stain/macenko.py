@@ -145,7 +145,13 @@ def extreme_directions(
     return unit
 
 
-def normalize(pixels: Array, white: tuple[float, float, float], source: StainMatrix, target: StainMatrix) -> Array:
+def normalize(
+    pixels: Array,
+    white: tuple[float, float, float],
+    source: StainMatrix,
+    target: StainMatrix,
+    out: Array | None = None,
+) -> Array:
     """Replace the stains of a slide by those of a reference.
 
     A pixel I with amounts c = max(0, pinv(V) density(I)) becomes
@@ -157,11 +163,12 @@ def normalize(pixels: Array, white: tuple[float, float, float], source: StainMat
         white: the slide's white point (R, G, B) in grey levels.
         source: the slide's stains.
         target: the reference's stains.
+        out: where to; none makes it.
 
     Returns:
         The same shape, type, library and device.
     """
-    return apply_tables(tables_of(white, source, target), pixels)
+    return apply_tables(tables_of(white, source, target), pixels, out)
 
 
 @lru_cache(maxsize=64)

@@ -39,7 +39,7 @@ from .errors import (
 from .macenko import StainMatrix
 from .references import DEFAULT_REFERENCE, REFERENCES
 from .reinhard import LabStatistics
-from .replace import apply_tables_normalized, planes_of
+from .replace import apply_tables_normalized, planes_of, put
 
 METHODS: Final = ("macenko", "vahadane", "reinhard")
 STATUSES: Final = ("ok", "too little tissue", "ink", "single stain", "other stains", "degenerate")
@@ -81,31 +81,33 @@ class StainParams:
     source: Measure | None
     target: Measure
 
-    def apply(self, batch: Array) -> Array:
+    def apply(self, batch: Array, out: Array | None = None) -> Array:
         """Normalize a batch of pixels of this slide.
 
         Args:
             batch: (..., 3) uint8 numpy or torch array, any device, any leading shape.
+            out: where to, like `batch` and contiguous, another array than it; none makes a new one.
 
         Returns:
-            A new array of the same library, device, shape and type. White and glass keep their bytes; unless
+            `out`, or a new array of the same library, device, shape and type. White and glass keep their bytes; unless
             `status` is "ok" everything does.
 
         Raises:
             PixelFormatError: not uint8 RGB.
         """
         if isinstance(self.source, StainMatrix) and isinstance(self.target, StainMatrix):
-            return macenko.normalize(batch, self.white, self.source, self.target)
+            return macenko.normalize(batch, self.white, self.source, self.target, out)
         if isinstance(self.source, LabStatistics) and isinstance(self.target, LabStatistics):
-            return reinhard.normalize(batch, self.white, self.source, self.target)
-        return map_pixels(batch, lambda _xp, piece: piece)
+            return put(reinhard.normalize(batch, self.white, self.source, self.target), out)
+        return put(map_pixels(batch, lambda _xp, piece: piece), out)
 
-    def apply_normalized(self, batch: Array, levels: NDArray[np.float32]) -> Array:
+    def apply_normalized(self, batch: Array, levels: NDArray[np.float32], out: Array | None = None) -> Array:
         """Normalize a batch and lay it out as a network takes it, on the host in one pass.
 
         Args:
             batch: (B, H, W, 3) uint8 numpy or torch array, any device.
             levels: (3, 256) float32: what each value of R, G, B becomes, as (value / 255 - mean) / std.
+            out: where to, (B, 3, H, W) float32, contiguous; none makes a new one.
 
         Returns:
             (B, 3, H, W) float32 of the same library and device: `levels` of the bytes that `apply` gives.
@@ -114,8 +116,8 @@ class StainParams:
             PixelFormatError: not uint8 RGB.
         """
         if isinstance(self.source, StainMatrix) and isinstance(self.target, StainMatrix):
-            return apply_tables_normalized(macenko.tables_of(self.white, self.source, self.target), batch, levels)
-        return planes_of(self.apply(batch), levels)
+            return apply_tables_normalized(macenko.tables_of(self.white, self.source, self.target), batch, levels, out)
+        return put(planes_of(self.apply(batch), levels), out)
 
     def to_json(self) -> dict[str, Any]:
         """Return the parameters as plain JSON values; `from_json` gives them back exactly."""

@@ -16,25 +16,28 @@ _MANY: Final = 1 << 26
 """Pixels after which numba, where it is installed, has paid for the seconds that its import takes."""
 
 
-def apply_tables(tables: Tables, pixels: Array) -> Array:
-    """Return changed pixels (..., 3) uint8, of the same library, device and shape."""
+def apply_tables(tables: Tables, pixels: Array, out: Array | None = None) -> Array:
+    """Return changed pixels (..., 3) uint8, of the same library, device and shape; in `out` where that is given."""
     check_pixels(pixels)
     compiled = _way.compiled(pixels)
-    if compiled is not None:
-        out = compat.array_namespace(pixels).empty_like(pixels)
-        if out.ndim > 1 and np.asarray(out).flags.c_contiguous:
-            compiled.change(tables, np.asarray(pixels), np.asarray(out))  # on the host they share their memory
-            return out
-    return map_pixels(pixels, lambda xp, piece: change_piece(tables, xp, piece))
+    if compiled is not None and pixels.ndim > 1:
+        made = compat.array_namespace(pixels).empty_like(pixels) if out is None else out
+        if np.asarray(made).flags.c_contiguous:
+            compiled.change(tables, np.asarray(pixels), np.asarray(made))  # on the host they share their memory
+            return made
+    return put(map_pixels(pixels, lambda xp, piece: change_piece(tables, xp, piece)), out)
 
 
-def apply_tables_normalized(tables: Tables, pixels: Array, levels: NDArray[np.float32]) -> Array:
+def apply_tables_normalized(
+    tables: Tables, pixels: Array, levels: NDArray[np.float32], out: Array | None = None
+) -> Array:
     """Return changed pixels as the planes that a network takes, in one pass.
 
     Args:
         tables: of the slide.
         pixels: (B, H, W, 3) uint8.
         levels: (3, 256) float32, what each value of R, G, B becomes.
+        out: where to, (B, 3, H, W) float32, contiguous; none makes it.
 
     Returns:
         (B, 3, H, W) float32, of the same library and device: `levels` of the bytes that `apply_tables` gives.
@@ -43,10 +46,19 @@ def apply_tables_normalized(tables: Tables, pixels: Array, levels: NDArray[np.fl
     compiled = _way.compiled(pixels)
     if compiled is not None:
         batch, height, width, _ = pixels.shape
-        out = xp.empty((batch, 3, height, width), dtype=xp.float32)
-        compiled.change_normalized(tables, np.asarray(pixels), levels, np.asarray(out))
-        return out
-    return planes_of(apply_tables(tables, pixels), levels)
+        made = xp.empty((batch, 3, height, width), dtype=xp.float32) if out is None else out
+        if np.asarray(made).flags.c_contiguous:
+            compiled.change_normalized(tables, np.asarray(pixels), levels, np.asarray(made))
+            return made
+    return put(planes_of(apply_tables(tables, pixels), levels), out)
+
+
+def put(values: Array, out: Array | None) -> Array:
+    """Return values, in `out` where that is given."""
+    if out is None:
+        return values
+    out[...] = values
+    return out
 
 
 def planes_of(pixels: Array, levels: NDArray[np.float32]) -> Array:

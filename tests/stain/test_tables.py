@@ -87,6 +87,12 @@ def test_the_quick_way_is_taken_and_gives_what_the_other_would(case):
     np.testing.assert_array_equal(got[inside], plainly(made, PIXELS)[inside])
 
 
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 255])
+def test_any_number_of_pixels(count, case):
+    made = macenko.tables_of(*case)
+    np.testing.assert_array_equal(quickly(made, RANDOM[:count]), quickly(made, RANDOM)[:count])
+
+
 def test_real_tissue_goes_the_quick_way():
     pixels = np.asarray(Image.open(shared_path("data/tiles/stain/tia_target_1000.png")).convert("RGB")).reshape(-1, 3)
     params = stain.fit("macenko", pixels)
@@ -105,9 +111,9 @@ def test_to_itself_nothing_changes_and_glass_and_white_never_do(case):
 
 def test_planes_for_a_network_are_the_levels_of_the_same_bytes(case):
     made = macenko.tables_of(*case)
-    batch = RANDOM[: 5 * 48 * 32].reshape(5, 48, 32, 3)
+    batch = RANDOM[: 5 * 47 * 33].reshape(5, 47, 33, 3)  # an odd number of pixels
     levels = np.random.default_rng(1).normal(size=(3, 256)).astype(np.float32)
-    out = np.full((5, 3, 48, 32), np.nan, np.float32)
+    out = np.full((5, 3, 47, 33), np.nan, np.float32)
     compiled.change_normalized(made, batch, levels, out)
     bytes_ = quickly(made, batch)
     expected = np.stack([levels[k][bytes_[..., k]] for k in range(3)], axis=1)
@@ -136,6 +142,22 @@ def test_after_many_pixels_machine_code_takes_over_and_nobody_notices(library, m
         assert type(bytes_) is type(quick_bytes)
         np.testing.assert_array_equal(np.asarray(bytes_), np.asarray(quick_bytes))
         np.testing.assert_array_equal(np.asarray(planes), np.asarray(quick_planes))
+
+
+@pytest.mark.parametrize("left", [1 << 30, 0])
+@pytest.mark.parametrize("method", stain.METHODS)
+def test_what_is_written_to_memory_given_is_what_is_returned_without(method, left, monkeypatch):
+    image = np.asarray(Image.open(shared_path("data/tiles/stain/histoqc_template2.png")).convert("RGB"))
+    params, batch = stain.fit(method, image), image[None, :64, :48].copy()
+    levels = np.random.default_rng(1).normal(size=(3, 256)).astype(np.float32)
+    way = replace._Way()
+    way.left = left
+    monkeypatch.setattr(replace, "_way", way)
+    out, planes = np.zeros_like(batch), np.zeros((1, 3, 64, 48), np.float32)
+    assert params.apply(batch, out) is out
+    assert params.apply_normalized(batch, levels, planes) is planes
+    np.testing.assert_array_equal(out, params.apply(batch))
+    np.testing.assert_array_equal(planes, params.apply_normalized(batch, levels))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
