@@ -52,7 +52,10 @@ def check_reference(settings: ExtractSettings) -> None:
     try:
         stain.fit(settings.stain, np.zeros((0, 3), np.uint8), reference=reference_of(settings))
     except stain.StainError as error:
-        raise UsageError(f"--stain-reference {settings.stain_reference}: {error}") from error
+        raise UsageError(
+            f"--stain-reference {settings.stain_reference}: {error} "
+            f"On the command line: slidemil stain fit FOLDER -o reference.json --method {settings.stain}"
+        ) from error
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:

@@ -151,6 +151,30 @@ def test_each_slide_is_normalized_with_its_own_stain(shelf, encoder, tmp_path):
         np.testing.assert_allclose(file.features, wanted, rtol=1e-4)
 
 
+@pytest.mark.parametrize("method", ["macenko", "vahadane", "reinhard"])
+def test_an_encoder_that_says_its_levels_gets_planes_of_the_same_bytes(shelf, encoder, tmp_path, method):
+    """Levels that are the bytes themselves: the features must be those of normalized bytes, slide by slide."""
+
+    class OfPlanes(MeanColor):
+        levels = np.tile(np.arange(256, dtype=np.float32), (3, 1))
+        seen = 0
+
+        def __call__(self, pixels):
+            assert (pixels.dtype, pixels.shape[1:]) == (np.float32, (3, SIDE, SIDE))
+            self.seen += len(pixels)
+            return super().__call__(pixels.transpose(0, 2, 3, 1))
+
+    for number, name in enumerate("abc"):
+        shelf.put(name, stained(number, 0.3 + 0.3 * number))
+    extract(shelf, tmp_path, stain=method)
+    bytes_ = {name: features_of(tmp_path, name).features for name in "abc"}
+    encoder["encoder"] = OfPlanes(weights="2")
+    extract(shelf, tmp_path, stain=method)
+    assert encoder["encoder"].seen == 48
+    for name in "abc":
+        np.testing.assert_allclose(features_of(tmp_path, name).features, bytes_[name], rtol=1e-5)
+
+
 def test_a_tile_that_cannot_be_read_is_missing_and_never_invented(shelf, encoder, tmp_path):
     shelf.put("a", picture(0), bad=((64, 0),))
     shelf.put("b", picture(1))
