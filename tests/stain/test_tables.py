@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 from _shared import shared_path
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 import stain
@@ -85,6 +87,25 @@ def test_the_quick_way_is_taken_and_gives_what_the_other_would(case):
     places = [(words >> np.uint64(tables.QUICK_FIELD * k)) & np.uint64(2**tables.QUICK_FIELD - 1) for k in range(3)]
     got = made.levels[np.stack(places, -1).astype(np.int64)]
     np.testing.assert_array_equal(got[inside], plainly(made, PIXELS)[inside])
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 10**6), ratio=st.sampled_from([0.1, 0.5, 1.0, 2.0, 10.0]))
+def test_any_stains_and_any_white(seed, ratio):
+    """Pairs 12° apart and more, in any direction of positive density: exact to one level, and one way for all."""
+    rng = np.random.default_rng(seed)
+    pair = [rng.dirichlet((1, 1, 1), 2) for _ in range(20)]
+    source = next(m for m in (matrix(v, (1.0, 1.0)) for v in pair) if np.dot(*m.vectors) < np.cos(np.radians(12)))
+    case = (
+        tuple(rng.integers(180, 256, 3).astype(float)),
+        source,
+        matrix(rng.dirichlet((1, 1, 1), 2), (ratio, 1 / ratio)),
+    )
+    pixels = PIXELS[:: rng.integers(11, 17)]
+    made = macenko.tables_of(*case)
+    got = quickly(made, pixels)
+    np.testing.assert_array_equal(got, plainly(made, pixels))
+    assert np.abs(got - exact(pixels, *case)).max() <= 1
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 255])
