@@ -21,7 +21,8 @@ from typing import Any
 
 import h5py
 
-from .errors import EnvironmentFault
+from .errors import EnvironmentFault, UsageError
+from .tables import CellsError, rows_of
 
 _CHUNK = 1 << 22
 
@@ -91,20 +92,22 @@ def csv_bytes(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> b
 def read_csv(path: Path, *, strip: bool = True, errors: str = "strict") -> list[dict[str, str]]:
     """Read a table with a header row; cells are text, a byte order mark is passed over.
 
+    Tables made by hand may also be separated by semicolons or tabs.
+
     Args:
         path: the table.
         strip: drop blanks around cells, as in tables made by hand; our own tables are read as they are.
         errors: what becomes of bytes that are no UTF-8, as in `open`.
+
+    Raises:
+        UsageError: a row has more cells than there are columns.
     """
     with path.open(newline="", encoding="utf-8-sig", errors=errors) as file:
-        return [
-            {
-                (key or "").strip(): value.strip() if strip else value
-                for key, value in row.items()
-                if isinstance(value, str)
-            }
-            for row in csv.DictReader(file)
-        ]
+        rows = rows_of(file, separator=None if strip else ",")
+        try:
+            return [{key.strip(): value.strip() if strip else value for key, value in row.items()} for row in rows]
+        except CellsError as error:
+            raise UsageError(f"{path}: {error}") from None
 
 
 def h5_bytes(fill: Callable[[h5py.File], None]) -> bytes:

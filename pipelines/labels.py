@@ -54,9 +54,8 @@ def read_labels(path: Path, slides: Sequence[SlideEntry], *, column: str = "labe
     key = first_of(columns, "slide_id") or first_of(columns, "path")
     if key is None:
         known = ", ".join(ALIASES["slide_id"])
-        hint = " The table seems to be separated by semicolons: save it with commas." if ";" in "".join(columns) else ""
         found = ", ".join(sorted(columns))
-        raise UsageError(f"{path}: no column names the slides (found: {found}; taken: {known}).{hint}")
+        raise UsageError(f"{path}: no column names the slides (found: {found}; taken: {known}).")
     if column not in columns:
         raise UsageError(
             f"{path}: no column `{column}` (found: {', '.join(sorted(columns))}). Name yours with --target."

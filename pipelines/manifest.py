@@ -1,6 +1,7 @@
 """SLIDES → the slides of a job: a folder searched recursively, files, or a CSV manifest.
 
-Slide names are the stem of the file; on a collision stem + `__` + a short hash of the relative path.
+Slide names are the stem of the file, or the folder's name where a DICOM series fills it; on a collision that
++ `__` + a short hash of the relative path.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from .errors import NothingMatchedError, UsageError
 from .files import read_csv
-from .tables import ALIASES, first_of
+from .tables import ALIASES, first_of, number_of
 
 _LONGEST_NAME = 180  # bytes; leaves room for suffixes under the 255 that file systems take
 _TWO_PART_SUFFIXES = (".ome.tif", ".ome.tiff", ".ome.zarr")
@@ -69,20 +70,21 @@ def find_slides(sources: Sequence[Path]) -> Manifest:
     files: list[Path] = []
     seen: list[Path] = []
     notes: list[str] = []
+    series = Series()
     for source in sources:
         if source.is_dir():
-            found += _from_folder(source, seen, notes)
+            found += _from_folder(source, seen, notes, series)
         elif not source.exists():
             raise UsageError(f"{source}: no such file or folder. Give a folder, slide files, or a CSV manifest.")
         elif source.suffix.lower() == ".csv":
-            found += _from_csv(source)
+            found += _from_csv(source, series)
         else:
             files.append(source)
-    joined = _join_series(files, _common_folder(sources))
+    joined = _join_series(files, series)
     found += [replace(entry, series=()) for entry in joined]  # what is opened is the series, whichever files were named
     if not found:
         raise NothingMatchedError(_nothing(sources, seen))
-    entries, renamed = _name_apart(_drop_repeats(found, notes), _common_folder(sources))
+    entries, renamed = _name_apart(_drop_repeats(found, notes, series), _common_folder(sources))
     notes += renamed
     return Manifest(tuple(sorted(entries, key=lambda entry: entry.slide_id)), tuple(notes))
 
@@ -109,7 +111,7 @@ def safe_name(name: str) -> str:
     return clean if clean == name else f"{clean or 'slide'}__{_short_hash(name)}"
 
 
-def _from_folder(folder: Path, seen: list[Path], notes: list[str]) -> list[SlideEntry]:
+def _from_folder(folder: Path, seen: list[Path], notes: list[str], series: Series) -> list[SlideEntry]:
     import wsi
 
     files = _search(folder, notes)
@@ -122,7 +124,7 @@ def _from_folder(folder: Path, seen: list[Path], notes: list[str]) -> list[Slide
         listed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(4) if count > 0)
         what = "1 file is no slide and was" if passed == 1 else f"{passed} files are no slides and were"
         notes.append(f"{folder}: {what} passed over ({listed})")
-    return _join_series(slides, folder)
+    return _join_series(slides, series)
 
 
 def _search(folder: Path, notes: list[str]) -> list[Path]:
@@ -149,25 +151,63 @@ def _hidden_slide(name: str) -> bool:
     return name.startswith(".") and not name.startswith("._") and Path(name).suffix.lower() in SUFFIXES
 
 
-def _join_series(paths: Iterable[Path], base: Path) -> list[SlideEntry]:
-    """Make one slide of each DICOM series; a series that fills its folder is named after the folder."""
-    import wsi
+class Series:
+    """Which DICOM files are one slide, as they lie on the disk: each header is read once."""
 
+    def __init__(self) -> None:
+        self._uids: dict[Path, str | None] = {}
+        self._slides: dict[Path, list[Path]] = {}
+
+    def uid(self, path: Path) -> str | None:
+        """Return the series of a DICOM slide file, None for any other file."""
+        if path not in self._uids:
+            import wsi
+
+            self._uids[path] = wsi.series_uid(path) if path.is_file() else None  # a pipe would never answer
+        return self._uids[path]
+
+    def key(self, path: Path) -> str:
+        """Return what is equal for two paths exactly where they are one slide."""
+        real = os.path.realpath(path)
+        uid = self.uid(path)
+        return real if uid is None else f"{Path(real).parent}|{uid}"
+
+    def name(self, path: Path) -> str:
+        """Return the name of a file's slide, the same whichever of its files is named.
+
+        A series of several files that fills its folder is called like the folder, any other like its first file.
+        """
+        uid = self.uid(path)
+        if uid is None:
+            return slide_stem(path)
+        slides = self._slides_in(path.parent)
+        mine = [file for file in slides if self.uid(file) == uid] or [path]
+        folder = Path(os.path.abspath(path.parent)).name  # noqa: PTH100 - a link keeps the name it was given
+        return folder if folder and 1 < len(mine) == len(slides) else slide_stem(mine[0])
+
+    def _slides_in(self, folder: Path) -> list[Path]:
+        if folder not in self._slides:
+            import wsi
+
+            try:
+                self._slides[folder] = [path for path in sorted(folder.iterdir()) if wsi.is_slide_file(path)]
+            except OSError:  # it may be entered, and not be listed
+                self._slides[folder] = []
+        return self._slides[folder]
+
+
+def _join_series(paths: Iterable[Path], series: Series) -> list[SlideEntry]:
+    """Make one slide of each DICOM series."""
     entries: list[SlideEntry] = []
-    series: dict[tuple[Path, str], list[Path]] = defaultdict(list)
-    per_folder: Counter[Path] = Counter()
+    joined: dict[tuple[Path, str], list[Path]] = defaultdict(list)
     for path in paths:
-        per_folder[path.parent] += 1
-        uid = wsi.series_uid(path)
+        uid = series.uid(path)
         if uid is None:
             entries.append(_entry(path))
         else:
-            series[path.parent, uid].append(path)
-    for (folder, _), files in series.items():
-        fills = len(files) > 1 and per_folder[folder] == len(files) and folder != base
-        entry = _entry(files[0], name=folder.name if fills else None)
-        entries.append(replace(entry, series=tuple(files)))
-    return entries
+            joined[path.parent, uid].append(path)
+    named = (replace(_entry(files[0], series.name(files[0])), series=tuple(files)) for files in joined.values())
+    return [*entries, *named]
 
 
 def _entry(path: Path, name: str | None = None) -> SlideEntry:
@@ -175,7 +215,16 @@ def _entry(path: Path, name: str | None = None) -> SlideEntry:
     return SlideEntry(stem, path, stem)
 
 
-def _from_csv(path: Path) -> list[SlideEntry]:
+def read_table(path: Path) -> list[SlideEntry]:
+    """Return the slides that a CSV manifest names, in its order.
+
+    Raises:
+        UsageError: its columns or cells do not fit.
+    """
+    return _from_csv(path, Series())
+
+
+def _from_csv(path: Path, series: Series) -> list[SlideEntry]:
     rows = read_csv(path, errors="surrogateescape")  # names of files need not be text
     if not rows:
         return []
@@ -187,20 +236,22 @@ def _from_csv(path: Path) -> list[SlideEntry]:
             f"Name it `path`; also taken: {', '.join(ALIASES['path'])}."
         )
     mistakes: list[str] = []
-    entries = [_csv_entry(row, number, path, path_column, mistakes) for number, row in enumerate(rows, start=2)]
+    entries = [_csv_entry(row, number, path, path_column, mistakes, series) for number, row in enumerate(rows, start=2)]
     if mistakes:
         raise UsageError(f"{path}: {len(mistakes)} rows do not fit:\n  " + "\n  ".join(mistakes[:10]))
     return entries
 
 
-def _csv_entry(row: dict[str, str], number: int, table: Path, path_column: str, mistakes: list[str]) -> SlideEntry:
+def _csv_entry(
+    row: dict[str, str], number: int, table: Path, path_column: str, mistakes: list[str], series: Series
+) -> SlideEntry:
     names = {kind: first_of(row, kind) for kind in ("slide_id", "case_id", "mpp")}
     cells = {kind: row.get(column, "") if column else "" for kind, column in names.items()}
     if not row.get(path_column):
         mistakes.append(f"line {number}: `{path_column}` is empty")
     slide = Path(row.get(path_column, ""))
     slide = slide if slide.is_absolute() else table.parent / slide
-    slide_id = safe_name(cells["slide_id"] or slide_stem(slide))
+    slide_id = safe_name(cells["slide_id"] or series.name(slide))
     used = {path_column, *(column for column in names.values() if column)}
     extra = {key: value for key, value in row.items() if key and key not in used}
     return SlideEntry(
@@ -215,22 +266,21 @@ def _csv_entry(row: dict[str, str], number: int, table: Path, path_column: str, 
 def _manifest_mpp(cell: str, number: int, mistakes: list[str]) -> float | None:
     if not cell:
         return None
-    try:
-        value = float(cell)
-    except ValueError:
-        value = float("nan")
+    value = number_of(cell)
     if not 0.02 <= value <= 10:
         mistakes.append(f"line {number}: mpp `{cell}` is no number of µm per pixel between 0.02 and 10")
         return None
     return value
 
 
-def _drop_repeats(entries: list[SlideEntry], notes: list[str]) -> list[SlideEntry]:
+def _drop_repeats(entries: list[SlideEntry], notes: list[str], series: Series) -> list[SlideEntry]:
     first: dict[str, SlideEntry] = {}
     for entry in sorted(entries, key=lambda entry: entry.path.is_symlink()):  # the file itself before links to it
-        same = first.setdefault(os.path.realpath(entry.path), entry)
+        same = first.setdefault(series.key(entry.path), entry)
         if same is not entry:
-            notes.append(f"{entry.path.name} was given more than once and is taken once, as {same.path.name}")
+            one, kept = ((e.slide_id if series.uid(e.path) else e.path.name) for e in (entry, same))
+            other = "" if one == kept else f", as {kept}"
+            notes.append(f"{one} was given more than once and is taken once{other}")
     return list(first.values())
 
 

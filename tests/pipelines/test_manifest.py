@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import unicodedata
+from pathlib import Path
 
 import pytest
 from _shared import shared_path
@@ -100,9 +102,54 @@ def test_files_of_one_dicom_series_are_one_slide_however_they_are_given(tmp_path
     assert set(entry.files) == set(files)
 
 
-def test_two_part_extensions_count_as_one():
-    from pathlib import Path
+def ways_to_name(folder, files, table):
+    """Yield SLIDES arguments that mean the same: a folder, the one above, all files, each file, rows of a table."""
+    yield from ([folder], [folder.parent], files, files[::-1], [folder, files[-1]], [folder / ".." / folder.name])
+    for file in files:
+        yield [file]
+        table.write_text(f"path\n{file}\n")
+        yield [table]
 
+
+def copied(files, folder):
+    folder.mkdir(parents=True)
+    return [Path(shutil.copy(file, folder)) for file in files]
+
+
+def test_a_dicom_series_has_one_name_however_it_is_given(tmp_path, monkeypatch):
+    real = shared_path("data/slides/cmu-1-small-region-dicom")
+    files = copied(sorted(real.glob("*.dcm")), tmp_path / "all" / "patient 7")
+    for sources in ways_to_name(files[0].parent, files, tmp_path / "list.csv"):
+        (entry,) = find_slides(sources).entries
+        assert entry.slide_id == "patient 7", sources
+        assert len(entry.files) == len(files)
+    monkeypatch.chdir(files[0].parent)
+    for source in (Path(), Path(files[3].name)):
+        assert [entry.slide_id for entry in find_slides([source]).entries] == ["patient 7"]
+
+
+def test_several_dicom_series_in_one_folder_have_one_name_each(tmp_path):
+    real = shared_path("data/slides/cmu-1-small-region-dicom")
+    series = sorted(real.glob("*.dcm")), [real.parent / "conformance" / f"boxes_{n}.dcm" for n in (0, 1)]
+    first, second = (copied(files, tmp_path / name) for files, name in zip(series, "ab", strict=True))
+    flat = tmp_path / "flat"
+    first, second = copied([*first, *second], flat)[: len(first)], [flat / file.name for file in second]
+    assert {entry.slide_id for entry in find_slides([flat]).entries} == {"level-0", "boxes_0"}
+    for files, name in ((first, "level-0"), (second, "boxes_0")):
+        for sources in ([files[0]], [files[-1]], files[::-1]):
+            assert [entry.slide_id for entry in find_slides(sources).entries] == [name]
+
+
+def test_a_slide_given_twice_is_told_in_its_own_name(tmp_path):
+    files = copied(sorted(shared_path("data/slides/cmu-1-small-region-dicom").glob("*.dcm")), tmp_path / "s")
+    assert find_slides([tmp_path / "s", files[2]]).notes == ("s was given more than once and is taken once",)
+    slide = make_svs(tmp_path / "t" / "t.svs")
+    (tmp_path / "link.svs").symlink_to(slide)
+    notes = find_slides([tmp_path / "link.svs", slide]).notes
+    assert notes == ("link.svs was given more than once and is taken once, as t.svs",)
+
+
+def test_two_part_extensions_count_as_one():
     assert slide_stem(Path("x/OS-1.ome.tif")) == "OS-1"
     assert slide_stem(Path("x/a.b.svs")) == "a.b"
 
