@@ -20,6 +20,7 @@ from .files import open_h5, write_bytes, write_csv, write_json
 from .jobfolder import JobFolder
 from .outcome import Outcome, Said
 from .progress import progress
+from .targets import check_job
 
 TRUE_SHARE = 0.25
 """A tile counts as part of the planted region where at least this share of it lies inside."""
@@ -34,6 +35,7 @@ def demo(out: Path, *, seed: int = 0, quiet: bool = False) -> Said:
         UsageError: `out` holds something that is no demo.
     """
     began = time.monotonic()
+    check_job(out)
     job = JobFolder(out)
     _check_own(job)
     with progress("composing", "slides", quiet=quiet) as bar:

@@ -12,13 +12,15 @@ from typing import Any
 import wsi
 
 from . import losable
-from .errors import ExitCode
+from .errors import ExitCode, UsageError
 from .files import sha256_file
+from .filled_in import Filled, filled_in
 from .manifest import SlideEntry, find_slides
 from .progress import progress
 from .scan_slide import LIGHTS, Finding, ScanSettings, SlideRow, Task, alike, look, seconds_for
-from .scan_tables import as_object, write_inventory, write_manifest
+from .scan_tables import INVENTORY, MANIFEST, as_object, write_inventory, write_manifest
 from .scan_text import lines_of
+from .targets import check_table
 
 _MEMORY = 6 * 2**30
 """Bytes of data that one slide may need while it is looked at."""
@@ -79,18 +81,38 @@ def scan(
 
     Raises:
         NothingMatchedError: no slide was found.
+        UsageError: a table would overwrite something else.
         EnvironmentFault: a table cannot be written.
     """
     found = find_slides(sources)
-    entries = found.entries[:limit]
+    _check_targets(out, manifest, found.entries)
+    before = Filled(found.entries[:limit])
+    if manifest is not None and manifest.exists():
+        before = filled_in(before.entries, manifest)
+    entries = before.entries
     rows = {row.entry.slide_id: row for row in _looked_at(entries, settings, quiet)}
     ordered = _compared([rows[entry.slide_id] for entry in entries])
     written = []
     if out is not None:
         written.append(write_inventory(out, ordered))
     if manifest is not None:
-        written.append(write_manifest(manifest, ordered))
+        written.append(write_manifest(manifest, ordered, before))
     return Scanned(tuple(ordered), found.notes, tuple(written))
+
+
+def _check_targets(out: Path | None, manifest: Path | None, slides: Sequence[SlideEntry]) -> None:
+    if out is not None:
+        check_table(out, "-o", "inventory of a scan", INVENTORY[:4], slides)
+    if manifest is not None:
+        check_table(
+            manifest,
+            "--manifest",
+            "manifest of a scan",
+            MANIFEST[:5],
+            slides,
+        )
+    if out is not None and manifest is not None and os.path.realpath(out) == os.path.realpath(manifest):
+        raise UsageError(f"-o and --manifest both name {out}. Name two files.")
 
 
 def _looked_at(entries: Sequence[SlideEntry], settings: ScanSettings, quiet: bool) -> Iterator[SlideRow]:

@@ -10,6 +10,8 @@ from typing import Any
 from wsi.errors import printable
 
 from .files import csv_bytes, write_bytes
+from .filled_in import OF_THE_SCAN, Filled, says_something
+from .manifest import SlideEntry
 from .scan_slide import SlideRow
 
 INVENTORY = (
@@ -19,7 +21,7 @@ INVENTORY = (
 )
 """A manifest is read by none of these but slide_id and path: so the inventory may serve as SLIDES."""
 
-MANIFEST = ("path", "slide_id", "case_id", "mpp", "stated_by_slide", "objective", "proposed", "to_do")
+MANIFEST = ("path", "slide_id", "case_id", "mpp", *OF_THE_SCAN)
 
 
 def as_object(row: SlideRow) -> dict[str, Any]:
@@ -68,24 +70,37 @@ def write_inventory(path: Path, rows: Sequence[SlideRow]) -> str:
     return f"{path}: the inventory of {len(rows)} slides"
 
 
-def write_manifest(path: Path, rows: Sequence[SlideRow]) -> str:
+def write_manifest(path: Path, rows: Sequence[SlideRow], before: Filled | None = None) -> str:
     """Write the slides that can run as a table that SLIDES takes; `mpp` is left for the user to fill in.
 
-    A value is proposed from the objective's power in a column of its own, which nothing reads.
+    A value is proposed from the objective's power in a column of its own, which nothing reads. Nothing that the user
+    filled in is lost: a slide of which an earlier manifest said something stays, even if it would fail.
+
+    Args:
+        path: of the table.
+        rows: what the scan found.
+        before: what the manifest at `path` said.
 
     Raises:
         EnvironmentFault: the file cannot be written.
     """
-    usable = [row for row in rows if row.light != "red"]
-    lines = [
-        _manifest_line(row, path) for row in sorted(usable, key=lambda row: (not _needs_mpp(row), row.entry.slide_id))
-    ]
-    more = dict.fromkeys(column for row in usable for column in row.entry.columns if column not in MANIFEST)
+    told = [row for row in rows if row.light != "red" or (before is not None and says_something(row.entry))]
+    others = () if before is None else before.others
+    ordered = sorted(told, key=lambda row: (not _needs_mpp(row), row.entry.slide_id))
+    lines = [*(_manifest_line(row, path) for row in ordered), *(_said_of(entry, path) for entry in others)]
+    entries = [*(row.entry for row in told), *others]
+    more = dict.fromkeys(column for entry in entries for column in entry.columns if column not in MANIFEST)
     write_bytes(path, csv_bytes([*MANIFEST, *more], lines))
-    needy = sum(map(_needs_mpp, usable))
+    needy = sum(map(_needs_mpp, told))
     ask = f", {needy} to be filled in (column mpp)" if needy else ""
-    left = f"; {len(rows) - len(usable)} that would fail are left out" if len(usable) < len(rows) else ""
-    return f"{path}: a manifest of {len(usable)} slides{ask}{left}"
+    left = f"; {len(rows) - len(told)} that would fail are left out" if len(told) < len(rows) else ""
+    kept = f"; what was filled in before is kept ({_counted(before.kept, 'slide')})" if before and before.kept else ""
+    stay = f"; what was said of {_counted(len(others), 'slide')} not looked at stays" if others else ""
+    return f"{path}: a manifest of {len(lines)} slides{ask}{left}{kept}{stay}"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'s' * (count != 1)}"
 
 
 def _inventory_line(row: SlideRow, table: Path) -> dict[str, object]:
@@ -123,18 +138,30 @@ def _inventory_line(row: SlideRow, table: Path) -> dict[str, object]:
 
 
 def _manifest_line(row: SlideRow, table: Path) -> dict[str, object]:
-    entry = row.entry
+    return {
+        **_said_of(row.entry, table),
+        "stated_by_slide": f"{row.mpp[0]:.6g}" if row.mpp and row.mpp_problem is None else row.mpp_problem,
+        "objective": row.objective,
+        "proposed": f"{10 / row.objective:.3g}" if _needs_mpp(row) and row.objective else None,
+        "to_do": _to_do(row),
+    }
+
+
+def _said_of(entry: SlideEntry, table: Path) -> dict[str, object]:
+    """Return what the user said of a slide."""
     return {
         **entry.columns,
         "path": _path_from(table, entry.path),
         "slide_id": entry.slide_id,
         "case_id": None if entry.case_id == entry.slide_id else entry.case_id,
         "mpp": entry.mpp,
-        "stated_by_slide": f"{row.mpp[0]:.6g}" if row.mpp and row.mpp_problem is None else row.mpp_problem,
-        "objective": row.objective,
-        "proposed": f"{10 / row.objective:.3g}" if _needs_mpp(row) and row.objective else None,
-        "to_do": "fill in mpp: µm per pixel of level 0" if _needs_mpp(row) else None,
     }
+
+
+def _to_do(row: SlideRow) -> str | None:
+    if row.light == "red" and row.worst is not None:
+        return f"it would fail: {printable(row.worst.what)}"
+    return "fill in mpp: µm per pixel of level 0" if _needs_mpp(row) else None
 
 
 def _needs_mpp(row: SlideRow) -> bool:

@@ -21,6 +21,7 @@ from .outcome import Outcome, Said
 from .progress import progress
 from .provenance import Run
 from .stain_target import check_reference
+from .targets import check_job
 from .tissue_of_slide import check_masks
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def extract(
         mil.WeightsError: the encoder has no weights.
         EnvironmentFault: the job folder cannot be written.
     """
+    check_job(out)
     job = JobFolder(out)
     found = find_slides(slides)
     if limit is not None:
@@ -80,6 +82,8 @@ def plan(
     """
     from .planning import keep, make_plan, say_plan
 
+    if out is not None:
+        check_job(out)
     found = find_slides(slides)
     if limit is not None:
         found = replace(found, entries=found.entries[:limit])
@@ -240,6 +244,7 @@ def run(
     """
     if labels is not None and model is not None:
         raise UsageError("--labels trains a model, --model uses one: give one of the two.")
+    check_job(out)
     job = JobFolder(out)
     _check_before(job, slides, settings, labels, model, target, offline)
     outcome = extract(slides, out, settings, limit=limit, force=force, offline=offline, quiet=quiet)

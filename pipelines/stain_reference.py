@@ -17,6 +17,7 @@ from .outcome import Said
 from .progress import progress
 from .slide_work import pooled_pixels
 from .stain_target import IMAGES, read_image
+from .targets import check_json
 
 
 def fit_cohort(
@@ -33,8 +34,10 @@ def fit_cohort(
 
     Raises:
         NothingMatchedError: neither slide nor image was found.
+        UsageError: `out` is something else than an earlier reference.
         stain.StainError: no such method, or none of them can be fitted.
     """
+    check_json(out, "-o", "stain reference", ("kind", "method", "target"))
     measures: list[stain.StainMatrix | stain.LabStatistics] = []
     left_out: Counter[str] = Counter()
     lines, rows = [], []

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from wsi.dicom_header import is_dicom
 from wsi.dicom_series import series_files
 
 _BESIDE = {".vms", ".vmu", ".ndpis"}
+
+
+def would_belong(file: Path, slide: Path) -> bool:
+    """Say whether a file that is new would count as one of a slide's files."""
+    folder, suffix = Path(os.path.abspath(file.parent)), slide.suffix.lower()  # noqa: PTH100 - links keep their names
+    if suffix == ".mrxs":
+        return folder == Path(os.path.abspath(slide.with_suffix("")))  # noqa: PTH100
+    beside = folder == Path(os.path.abspath(slide.parent))  # noqa: PTH100
+    return suffix in _BESIDE and beside and file.name.startswith(slide.stem)
 
 
 def files_of(path: str | Path) -> tuple[Path, ...]:
