@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import wsi
+from wsi.errors import printable
 
 from .errors import ExitCode
 from .manifest import SlideEntry, find_slides
 from .outcome import Said
+from .scan_slide import tissue_or_why
+from .slide_work import reader_of
 
 
 def look(sources: Sequence[Path], *, slide_mpp: float | None = None) -> Said:
@@ -32,7 +35,7 @@ def _describe(entry: SlideEntry, slide_mpp: float | None) -> dict[str, Any]:
         with wsi.open_slide(entry.path, slide_mpp=slide_mpp, manifest_mpp=entry.mpp) as slide:
             mpp = slide.mpp
             return row | {
-                "reader": slide.reader,
+                "reader": reader_of(slide),
                 "vendor": slide.vendor,
                 "width": slide.size[0],
                 "height": slide.size[1],
@@ -44,9 +47,16 @@ def _describe(entry: SlideEntry, slide_mpp: float | None) -> dict[str, Any]:
                 "icc_profile": None if slide.profile is None else slide.profile.description or "unnamed",
                 "icc_problem": None if slide.profile is None else slide.profile.problem,
                 "files": len(entry.files),
+                "problem": _problem(slide),
             }
     except wsi.SlideError as error:
         return row | {"error": error.what, "mend": error.mend}
+
+
+def _problem(slide: wsi.Slide) -> str | None:
+    """Return why a job would refuse the slide for its picture, None where it would not."""
+    finding = tissue_or_why(slide)[1]
+    return f"{finding.what}. {finding.mend}".rstrip() if finding is not None and finding.light == "red" else None
 
 
 def _lines(row: dict[str, Any]) -> list[str]:
@@ -57,16 +67,18 @@ def _lines(row: dict[str, Any]) -> list[str]:
     levels = ", ".join(f"{width} × {height}" for width, height in row["levels"])
     power = f", objective {row['objective_power']:g}x" if row["objective_power"] else ""
     colors = [f"  colors      {_profile(row)}"] if row["icc_profile"] else []
+    problem = [f"  problem     {printable(row['problem'])}"] if row["problem"] else []
     return [
         f"{row['slide_id']}: {row['width']} × {row['height']} px, {row['vendor'] or 'maker unknown'}{power}",
         f"  resolution  {resolution}",
         f"  levels      {levels}",
         *colors,
         f"  reader      {row['reader']}",
+        *problem,
     ]
 
 
 def _profile(row: dict[str, Any]) -> str:
     if row["icc_problem"]:
-        return f"damaged profile ({row['icc_problem']})"
+        return f"damaged profile ({row['icc_problem']}): --set icc=srgb would fail this slide"
     return f"profile `{row['icc_profile']}`, applied with --set icc=srgb"

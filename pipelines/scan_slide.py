@@ -217,7 +217,8 @@ def _with_facts(row: SlideRow, slide: wsi.Slide) -> SlideRow:
         direct=getattr(slide, "native", None) is not None,
     )
     if slide.profile is not None and slide.profile.problem:
-        row = row.having(Finding("green", "icc", f"its color profile is damaged ({slide.profile.problem})"))
+        what = f"its color profile is damaged ({slide.profile.problem})"
+        row = row.having(Finding("green", "icc", what, "Do not give `--set icc=srgb`: it fails this slide."))
     if mpp is not None and slide.mpp_problem:
         row = row.having(Finding("green", "mended-mpp", f"{mpp.source} serves: {slide.mpp_problem}"))
     return row
@@ -228,7 +229,7 @@ def _with_pixels(row: SlideRow, slide: wsi.Slide, settings: ScanSettings) -> Sli
     grid, refusal = _grid(slide, None, spec, settings)
     if refusal:
         row = row.having(refusal)
-    tissue, problem = _tissue(slide)
+    tissue, problem = tissue_or_why(slide)
     if problem:
         row = row.having(problem)
     if tissue is not None:
@@ -262,7 +263,7 @@ def _grid(
         return None, Finding("amber", "no-grid", error.what, error.mend)
 
 
-def _tissue(slide: wsi.Slide) -> tuple[wsi.Tissue | None, Finding | None]:
+def tissue_or_why(slide: wsi.Slide) -> tuple[wsi.Tissue | None, Finding | None]:
     """Find the tissue as a job does, unless that reads a huge level whole."""
     ratio = max(slide.size) / 1024
     level = slide.levels[best_level([one.downsample for one in slide.levels], (ratio, ratio))]

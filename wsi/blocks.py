@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi.cuts import NUMBERS, Cuts, Cutter, Ints
-from wsi.errors import TileReadError
+from wsi.errors import COPY_AGAIN, TileReadError
 from wsi.grid import TileGrid
 from wsi.readers.direct import NativeLevel, NativeTiles, spare_memory
 from wsi.request import Place, ReadRequest
@@ -130,6 +130,7 @@ class BlockPlan:
         return TileReadError(
             self._native.name,
             f"cannot read the file's own tile at ({x}, {y}) of level {level.number} ({str(error) or type(error)})",
+            COPY_AGAIN,
         )
 
     def _most_scratch(self, per_block: tuple[int, int], grid: TileGrid, downsample: tuple[float, float]) -> int:

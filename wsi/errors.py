@@ -16,6 +16,8 @@ SlideError
 from __future__ import annotations
 
 _LONGEST_NAME = 80
+COPY_AGAIN = "Copy or download the slide again."
+"""What helps against bytes that no decoder takes."""
 
 
 def printable(text: str, *, limit: int = 300) -> str:

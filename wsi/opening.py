@@ -10,6 +10,7 @@ from pathlib import Path
 from wsi.dicom_header import PHOTOMETRIC as DICOM_PHOTOMETRIC
 from wsi.dicom_header import read_dicom_header
 from wsi.errors import (
+    COPY_AGAIN,
     NotBrightfieldError,
     OtherPictureError,
     SlideError,
@@ -252,7 +253,8 @@ def _choose_tiff_readers(path: Path, tiff: TiffFile) -> list[Open]:
     _check_channels(path, tiff)
     first = tiff.directories[0]
     if any(sign in first.description for sign in ("<!DOCTYPE", "<!ENTITY")):
-        raise UnreadableSlideError(path.name, "its XML description defines entities, which no scanner writes")
+        what = "its XML description defines entities, which no scanner writes"
+        raise UnreadableSlideError(path.name, what, "Export it anew from the scanner's software.")
     if "<OME" in first.description[:4096] or any(one.children for one in tiff.directories):
         return [TiffSlide, OpenSlideSlide]
     if any(_stitched(directory) for directory in tiff.directories):
@@ -324,7 +326,7 @@ def _no_reader(path: Path, head: bytes, failures: list[SlideError]) -> Unreadabl
     kind = "a TIFF" if head.startswith(_TIFF) else "a DICOM file" if dicom else "a file of unknown kind"
     whats = dict.fromkeys(printable(f.what.replace(str(path), path.name), limit=130) for f in failures)
     again = "Copy it again, or write it anew as a standard DICOM slide." if dicom else _COPY
-    mends = [f.mend for f in failures if f.mend] or [again]
+    mends = [f.mend for f in failures if f.mend not in ("", COPY_AGAIN)] or [again]
     error = UnreadableSlideError(path.name, f"{kind} that no reader takes: {'; '.join(whats)}", mends[0])
     error.__cause__ = failures[0] if failures else None
     return error

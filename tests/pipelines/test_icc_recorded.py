@@ -83,6 +83,14 @@ def test_a_damaged_profile_is_a_warning_or_a_failed_slide(folder):
     assert "--set icc=none" in outcome.failed[0].mend
 
 
+def test_a_scan_and_info_say_what_a_damaged_profile_costs(folder):
+    path = folder / "a.svs"
+    path.write_bytes(path.read_bytes().replace(b"acsp", b"nope"))
+    for verb in ("scan", "info"):
+        code, said = slidemil(verb, path)
+        assert (code, "--set icc=srgb" in said, "fail" in said) == (0, True, True), said
+
+
 def test_info_tells_of_the_profile(folder, tmp_path):
     code, said = slidemil("info", folder / "a.svs")
     assert code == 0

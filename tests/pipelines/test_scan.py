@@ -158,11 +158,11 @@ def test_color_profiles_are_seen():
 def test_a_dicom_series_is_one_slide():
     folder = shared_path("data/slides/cmu-1-small-region-dicom")
     _, rows = scanned(folder, folder.parent / "CMU-1-Small-Region.svs", "--no-quality")
-    assert set(rows) == {"CMU-1-Small-Region", "level-0"}
-    assert rows["level-0"]["files"] == len(list(folder.glob("*.dcm"))) == 12
-    assert rows["level-0"]["bytes"] == sum(file.stat().st_size for file in folder.glob("*.dcm"))
+    assert set(rows) == {"CMU-1-Small-Region", folder.name}
+    assert rows[folder.name]["files"] == len(list(folder.glob("*.dcm"))) == 12
+    assert rows[folder.name]["bytes"] == sum(file.stat().st_size for file in folder.glob("*.dcm"))
     twin = {f["what"] for f in rows["CMU-1-Small-Region"]["findings"] if f["code"] == "same-picture"}
-    assert twin == {"the same picture as level-0"}
+    assert twin == {f"the same picture as {folder.name}"}
 
 
 def test_a_manifest_once_filled_in_is_what_a_job_takes(slides, tmp_path):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi.errors import TileReadError
+from wsi.errors import COPY_AGAIN, TileReadError
 from wsi.icc import ColorProfile, ToSrgb, profile_of
 from wsi.mpp import Mpp
 from wsi.slide import Level
@@ -92,9 +92,8 @@ class BaseSlide(ABC):
 
     def _failed(self, x: int, y: int, width: int, height: int, level: int, error: Exception) -> TileReadError:
         cause = str(error) or type(error).__name__
-        return TileReadError(
-            self.name, f"cannot read {width} x {height} px at ({x}, {y}) of level {level} ({self.reader}: {cause})"
-        )
+        what = f"cannot read {width} x {height} px at ({x}, {y}) of level {level} ({self.reader}: {cause})"
+        return TileReadError(self.name, what, COPY_AGAIN)
 
     def close(self) -> None:
         """Let go of the file; later reads are refused."""

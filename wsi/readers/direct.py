@@ -182,7 +182,9 @@ def _open_again(path: Path, levels: tuple[NativeLevel | None, ...], identity: Fi
     try:
         native = NativeTiles(path, levels, os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0)))
     except OSError as error:
-        raise TileReadError(path.name, f"the file cannot be opened again ({error.strerror})") from error
+        raise TileReadError(
+            path.name, f"the file cannot be opened again ({error.strerror})", "Check the path."
+        ) from error
     if native._identity != identity:
         raise TileReadError(path.name, "the file was changed while it was read", "Run this slide again.")
     return native

@@ -208,7 +208,7 @@ def _decoder(
     if int(page.compression) not in tifffile.TIFF.DECOMPRESSORS:
         raise UnreadableSlideError(name, f"its compression ({int(page.compression)}) is not known", _RETILE)
     if dtype not in (np.uint8, np.uint16) or (dtype == np.uint16 and page.bitspersample != 16):
-        raise UnreadableSlideError(name, f"its pixels are {dtype}, not 8 or 16 bit whole numbers")
+        raise UnreadableSlideError(name, f"its pixels are {dtype}, not 8 or 16 bit whole numbers", _RETILE)
     jpeg = int(page.compression) == _JPEG and page.is_jfif is not None  # looked up while the file is open
     if samples == 3 and dtype == np.uint8 and page.planarconfig == 1 and _is_jpeg2000(page):
         return lambda parts, index: _decode_jpeg2000(page, parts, index)
