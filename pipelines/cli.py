@@ -30,7 +30,26 @@ MaybeLabels = Annotated[Path | None, typer.Option("--labels", "-l", help="CSV wi
 Model = Annotated[str, typer.Option("--model", "-m", help="Name of a model of the job, or a model folder.")]
 MaybeModel = Annotated[str | None, typer.Option("--model", "-m", help="Name of a model of the job, or a model folder.")]
 Config = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file with settings.")]
-Assign = Annotated[list[str] | None, typer.Option("--set", help="One setting, key=value; may be repeated.")]
+
+
+def _list_settings(assignments: list[str] | None) -> list[str] | None:
+    """Print all settings where `--set help` asks for them."""
+    if "help" in (assignments or ()):
+        from .config import settings_table
+
+        say(settings_table())
+        raise typer.Exit
+    return assignments
+
+
+Assign = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        callback=_list_settings,
+        help="One setting, key=value; may be repeated. All: --set help, or docs/settings.md.",
+    ),
+]
 Mpp = Annotated[float | None, typer.Option(help="µm per pixel of the tiles (default 0.5).")]
 Tile = Annotated[int | None, typer.Option(help="Side of a tile in pixels (default 224).")]
 Overlap = Annotated[int | None, typer.Option(help="Pixels shared by neighboring tiles (default 0).")]

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import inspect
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -199,6 +201,32 @@ def load_settings(
     return Settings(extract, learn)
 
 
+def settings_table() -> str:
+    """Return all settings as a table in Markdown, from the defaults and what the classes say of them."""
+    lines: list[str] = []
+    for part, cls in _PARTS.items():
+        said = _said_of_fields(cls)
+        lines += ["", f"## `{part}`", "", "| key | default | what it is |", "|---|---|---|"]
+        for field in dataclasses.fields(cls):
+            text = str(field.default).lower() if isinstance(field.default, bool) else str(field.default)
+            shown = "" if field.default in (None, "") else f"`{text}`"
+            lines.append(f"| `{field.name}` | {shown} | {said[field.name]} |")
+    return "\n".join(lines[1:]) + "\n"
+
+
+def _said_of_fields(cls: type[Any]) -> dict[str, str]:
+    """Return field → what the docstring's `Attributes` say of it."""
+    said: dict[str, str] = {}
+    name = ""
+    for line in (inspect.getdoc(cls) or "").partition("Attributes:")[2].splitlines():
+        start = re.match(r"    (\w+): (.*)", line)
+        if start:
+            name, said[start[1]] = start[1], start[2]
+        elif name and line.strip():
+            said[name] += f" {line.strip()}"
+    return said
+
+
 def as_yaml(settings: Settings) -> str:
     """Return the settings as YAML that `--config` reads back."""
     import yaml
@@ -244,9 +272,17 @@ def _take(values: dict[str, Any], name: str, value: Any, where: str, mistakes: l
     if full:
         values[full[0]] = value
         return
-    near = difflib.get_close_matches(key.rpartition(".")[2], list(_KEYS.values()), n=1)
+    section, _, short = key.rpartition(".")
+    meant = [known for known, plain in _KEYS.items() if plain == short]
+    if meant:  # a right name under a wrong section
+        mistakes.append(
+            f"{where}: unknown section `{section}`: `{short}` belongs to `{meant[0].split('.')[0]}`. "
+            f"Write `{meant[0]}`, or just `{short}`."
+        )
+        return
+    near = difflib.get_close_matches(short, list(_KEYS.values()), n=1)
     hint = f" Did you mean `{near[0]}`?" if near else f" Known keys: {', '.join(_KEYS.values())}."
-    mistakes.append(f"{where}: unknown key `{key.rpartition('.')[2]}`.{hint}")
+    mistakes.append(f"{where}: unknown key `{short}`.{hint}")
 
 
 def _build(part: str, cls: type[Part], values: Mapping[str, Any], mistakes: list[str]) -> Part | None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
+import re
+from pathlib import Path
 
-from pipelines.config import as_yaml, load_settings
+import pytest
+from _command import slidemil
+
+from pipelines.config import as_yaml, load_settings, settings_table
 from pipelines.errors import UsageError
 from pipelines.units import gigabytes, worker_count
 
@@ -52,3 +56,39 @@ def test_worker_counts():
     assert worker_count("3") == 3
     with pytest.raises(UsageError):
         worker_count("0")
+
+
+@pytest.mark.parametrize("name", ["read.processes=2", "train.processes=2"])
+def test_a_right_name_under_a_wrong_section_is_told_its_own(name):
+    with pytest.raises(UsageError, match=r"`processes` belongs to `extract`\. Write `extract\.processes`"):
+        load_settings(None, [name])
+
+
+def rows_of(text):
+    """Return section.key → default, as the table in Markdown shows them."""
+    rows, part = {}, ""
+    for line in text.splitlines():
+        part = line[4:-1] if line.startswith("## ") else part
+        row = re.fullmatch(r"\| `(\w+)` \| (?:`(.*)`)? \| (\S.*) \|", line)
+        if row:
+            rows[f"{part}.{row[1]}"] = row[2]
+    return rows
+
+
+def test_the_page_of_settings_is_the_settings():
+    page = (Path(__file__).parents[2] / "docs" / "settings.md").read_text(encoding="utf-8")
+    rows = rows_of(page)
+    settings = load_settings()
+    fields = {f"{part}.{name}" for part in ("extract", "train") for name in vars(getattr(settings, part))}
+    assert set(rows) == fields
+    assert load_settings(None, [f"{key}={value}" for key, value in rows.items() if value]) == settings
+    shown = {key for key in rows if rows[key] is None}
+    assert all(getattr(getattr(settings, key.split(".")[0]), key.split(".")[1]) in (None, "") for key in shown)
+    assert page.endswith(settings_table()), "write docs/settings.md anew: pipelines.config.settings_table()"
+
+
+def test_help_says_where_the_settings_are():
+    for verb in ("extract", "run", "plan", "train"):
+        assert "docs/settings.md" in re.sub(r"[\s│]+", "", slidemil(verb, "--help")[1])
+    code, said = slidemil("extract", "slides", "-o", "job", "--set", "help")
+    assert (code, rows_of(said)) == (0, rows_of(settings_table()))
