@@ -28,7 +28,8 @@ def write_script(path: Path, seed: int = 0, **acts: object) -> Path:
     """Write a slide whose reads at level-0 places {"x,y": act} go as told; `always` is for all others.
 
     An act is `abort`, `kill`, `hang`, `hang_fast` (no other thread gets to run), `leave`, `damage`, `stray`, `bug`,
-    `nonsense`, or seconds to sleep. With `once`, it is done only the first time that anyone comes to it.
+    `nonsense`, or seconds to sleep. With `once`, it is done only the first time that anyone comes to it. Opening it
+    takes `opening` seconds.
     """
     path.write_text(json.dumps({"seed": seed, **acts}))
     return path
@@ -41,6 +42,7 @@ class StrayError(wsi.TileReadError):
 class ScriptedSlide(BaseSlide):
     def __init__(self, path: Path) -> None:
         self.script = json.loads(path.read_text())
+        time.sleep(self.script.get("opening", 0))
         value, problem = resolve((0.5, 0.5), "script", None)
         super().__init__(
             Facts(

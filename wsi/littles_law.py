@@ -111,7 +111,12 @@ def _words(capped_by: str | None, attainable: float, wanted: int, readers: int, 
         return f"reader-bound: the consumer waits {1 - attainable:.0%}; {cure}"
     if capped_by == "memory":
         return f"memory-bound: {held} of {asked} tiles may be under way; the consumer gets {attainable:.0%} of its rate"
-    return f"the readers keep up; {held} tiles may be under way or wait"
+    return keeps_up(held)
+
+
+def keeps_up(depth: int) -> str:
+    """Say that no cap binds."""
+    return f"the readers keep up; {depth} tiles may be under way or wait"
 
 
 # ------------------------------------------------------------------ the whole line: stations one behind the other
@@ -149,12 +154,14 @@ class Line:
         workers: per station.
         cores: that this process may use.
         most: per station, tiles per second that it never exceeds, whatever its workers (a storage, a short queue).
+        fixed: seconds per tile that stay whatever is mended: in a run, those in which the longest demand lay idle.
     """
 
     stages: tuple[Stage, ...]
     workers: Mapping[str, float]
     cores: float
     most: Mapping[str, float] = field(default_factory=dict)
+    fixed: float = 0.0
 
     def demands(self) -> dict[str, float]:
         """Return the seconds for which one tile keeps each resource busy, the longest first."""
@@ -210,7 +217,18 @@ class Line:
             self.cores + cores,
             {name: rate for name, rate in self.most.items() if name != uncapped},
         )
-        return max(1.0, other.rate / self.rate) if math.isfinite(self.rate) else 1.0
+        return self.gain_of(other)
+
+    def gain_of(self, other: Line) -> float:
+        """Return how many times as fast another line is, `fixed` seconds staying; at least 1."""
+        if not math.isfinite(self.rate):
+            return 1.0
+        return max(1.0, (1 / self.rate + self.fixed) / max(1 / other.rate + self.fixed, 1e-12))
+
+    def within(self, seconds: float) -> Line:
+        """Return the line as part of a run that takes so many seconds per tile."""
+        busy = 1 / self.rate if math.isfinite(self.rate) else 0.0
+        return replace(self, fixed=max(0.0, seconds - busy))
 
     def _held(self, station: str) -> float:
         return sum(stage.seconds for stage in self.stages if stage.station == station)

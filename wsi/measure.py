@@ -5,8 +5,10 @@ Not locked: the engine calls it under its lock.
 
 from __future__ import annotations
 
+import math
 import random
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,13 @@ from wsi.adapt import ReaderCount, Window
 from wsi.thread_clock import Spent
 
 _WINDOW_SECONDS = 0.25
+_MEMORY_SECONDS = 6.0
+"""Time constant of what the depth is planned from: a window holds too few reads where some take very long."""
+_LONGER, _SHORTER = 4.0, 3.0
+"""Standard errors by which a window must differ for what was before it to be given little weight.
+
+More of them upwards: that is where the long tail lies.
+"""
 _KEPT = 65536
 
 
@@ -35,6 +44,7 @@ class Meter:
         self._plan: littles_law.Plan | None = None
         self.readers = readers
         self.depth = littles_law.depth(readers)
+        self._planned: dict[str, float | None] = {"lambda": None, "W": None, "L": float(readers)}
         self._latencies: list[float] = []
         self._dice = random.Random(0)  # noqa: S311
         self._reads = self._failed = self._tiles = 0
@@ -43,6 +53,7 @@ class Meter:
         self._began = self._last = 0.0
         self._under_way, self._area, self._area_at = 0, 0.0, 0.0
         self._window = _Tally()
+        self._recent = Recent()
 
     def set_caps(self, most_depth: int) -> None:
         """Set how many tiles memory lets be under way or wait."""
@@ -67,11 +78,11 @@ class Meter:
             asked: what `asked` returned.
             tiles: how many it gave, failed ones included.
             failed: how many of them failed.
-            spent: what of it the reader was on a core, or waited for one.
+            spent: what of it the reader was on a core, or waited for one, and what was no part of the read.
         """
         now = self._count_area()
         self._under_way -= tiles
-        latency = now - asked
+        latency = max(0.0, now - asked - spent.aside)
         self._reads += tiles
         self._failed += failed
         self._latency_sum += latency * tiles
@@ -80,6 +91,7 @@ class Meter:
         self._queued += spent.queued
         self._keep(latency)
         self._window.add(tiles, latency, spent.core)
+        self._recent.note(tiles, latency)
         return self._plan_anew(now)
 
     def waited(self, since: float, tiles: int) -> None:
@@ -112,6 +124,7 @@ class Meter:
             "L": littles_law.in_flight(rate, mean),
             "in_flight": self._area / max(self._area_at - self._began, 1e-9),
             "depth": self.depth,
+            "planned": dict(self._planned),
             "workers": self.readers,
             "wait": min(1.0, self._waited / seconds),
             "starved": min(1.0, self._starved / seconds),
@@ -124,7 +137,7 @@ class Meter:
             "seconds": seconds,
             "first_batch": self._first_batch,
             "capped_by": plan.capped_by if plan else None,
-            "text": plan.text if plan else "no tile was read",
+            "text": self._words(plan),
         }
 
     def _overall(self, seconds: float) -> littles_law.Plan | None:
@@ -133,6 +146,11 @@ class Meter:
             return None
         appetite = self._tiles / max(seconds - self._waited, 1e-3 * seconds)
         return self._made(appetite, self._latency_sum / self._reads, self._held / self._reads)
+
+    def _words(self, plan: littles_law.Plan | None) -> str:
+        if plan is None:
+            return "no tile was read"
+        return plan.text if plan.capped_by else littles_law.keeps_up(self.depth)
 
     def _made(self, appetite: float, latency: float, service: float) -> littles_law.Plan:
         return littles_law.plan(
@@ -161,9 +179,88 @@ class Meter:
         needed = littles_law.depth(littles_law.in_flight(window.appetite, tally.service))
         before = self.readers
         self.readers = self._count.look(window, needed)
-        self._plan = self._made(window.appetite, window.latency, tally.service)
+        recent = self._recent.take(window.seconds, window.tiles, window.waited)
+        self._plan = self._made(recent.appetite, recent.latency, recent.service)
+        self._planned = {
+            "lambda": self._plan.under_way / recent.latency if recent.latency > 0 else recent.appetite,
+            "W": recent.latency,
+            "L": self._plan.under_way,
+        }
         self.depth = self._plan.depth
         return self.readers > before
+
+
+class Recent:
+    """What the last seconds were like, older ones counting less; a shift that chance does not explain counts at once.
+
+    One window of 0.25 s would do for latencies that swing little. Where one read in a hundred takes forty times as
+    long, its mean swings by as much as the margin of the depth.
+    """
+
+    def __init__(self) -> None:
+        self._new = _Sums()
+        self._old = _Sums()
+
+    def note(self, tiles: int, latency: float) -> None:
+        """Add a request."""
+        new = self._new
+        new.reads += tiles
+        new.latency += latency * tiles
+        new.requests += 1
+        new.wall += latency
+        new.squares += latency * latency
+
+    def take(self, seconds: float, tiles: int, waited: float) -> Recent:
+        """End a window in which so many tiles were handed over, the consumer waiting for so many seconds."""
+        new, old = self._new, self._old
+        new.seconds, new.tiles, new.waited = seconds, float(tiles), waited
+        keep = math.exp(-seconds / _MEMORY_SECONDS)
+        error = math.sqrt(old.variance / new.requests) if old.requests else math.inf
+        if new.mean - old.mean > _LONGER * error or old.mean - new.mean > _SHORTER * error:
+            keep = min(keep, new.requests / old.requests)  # no more weight than the window itself
+        for name, value in vars(old).items():
+            setattr(old, name, keep * value + getattr(new, name))
+        self._new = _Sums()
+        return self
+
+    @property
+    def latency(self) -> float:
+        """W, mean seconds per tile."""
+        return self._old.latency / self._old.reads
+
+    @property
+    def service(self) -> float:
+        """Seconds that one tile keeps one reader."""
+        return self._old.wall / self._old.reads
+
+    @property
+    def appetite(self) -> float:
+        """λ that the consumer would take if it never waited, tiles per second."""
+        old = self._old
+        return old.tiles / max(old.seconds - old.waited, 1e-3 * old.seconds)
+
+
+@dataclass
+class _Sums:
+    """Of requests and of hand-overs."""
+
+    reads: float = 0.0
+    requests: float = 0.0
+    latency: float = 0.0
+    wall: float = 0.0
+    squares: float = 0.0
+    seconds: float = 0.0
+    tiles: float = 0.0
+    waited: float = 0.0
+
+    @property
+    def mean(self) -> float:
+        return self.wall / self.requests if self.requests else 0.0
+
+    @property
+    def variance(self) -> float:
+        """At least that of a hundredth of the mean, which is chance where nothing seems to swing."""
+        return max((0.01 * self.mean) ** 2, self.squares / self.requests - self.mean**2) if self.requests else 0.0
 
 
 class _Tally:

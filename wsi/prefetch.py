@@ -11,7 +11,7 @@ that may be lost (`remote`).
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -60,6 +60,7 @@ class StreamRecord:
         L: λ · W, tiles under way on average, by Little's law.
         in_flight: tiles under way on average, counted; equals L but for chance and the ends.
         depth: tiles that may be under way or wait, besides the batch that is being filled.
+        planned: λ, W and L that this depth was last planned from; without λ and W, L is the number of readers.
         workers: reading threads.
         wait: share of the time that the consumer waited.
         starved: share of the time that it waited while no slide was there to be read.
@@ -83,6 +84,7 @@ class StreamRecord:
     L: float
     in_flight: float
     depth: int
+    planned: Mapping[str, float | None]
     workers: int
     wait: float
     starved: float

@@ -80,11 +80,11 @@ class Readers:
         self._start()
         return RemotePlan(self, next(self._numbers), name, plan, sent)
 
-    def note(self, spent: Spent) -> None:
-        """Note what a request of this thread took in a process."""
+    def note(self, spent: Spent, opening: float) -> None:
+        """Note what a request of this thread took in a process, and the core seconds of opening its slide there."""
         spent_elsewhere(spent)
         with self._lock:
-            self.core += spent.core
+            self.core += spent.core + opening
 
     def done_with(self, plan: ReadPlan) -> None:
         """Let the processes close a slide."""
@@ -213,7 +213,7 @@ class Seat:
         except EOFError:
             pass
         else:
-            self._readers.note(Spent(*answer["spent"]))
+            self._readers.note(Spent(*answer["spent"]), answer["opening"])
             return _understood(answer)
         raise self._readers.loss(self._process, late)
 

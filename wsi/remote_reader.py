@@ -13,6 +13,7 @@ import resource
 import signal
 import socket
 import threading
+import time
 import traceback
 from typing import Any
 
@@ -25,7 +26,7 @@ from wsi.errors import SlideError
 from wsi.owner import end_with
 from wsi.request import ReadPlan, ReadRequest
 from wsi.ring import RingReader
-from wsi.thread_clock import ThreadClock
+from wsi.thread_clock import ThreadClock, set_aside
 from wsi.wire import Wire
 
 
@@ -66,7 +67,7 @@ class _Plans:
             return plan
         with self._lock:
             opening = self._opening.setdefault(number, threading.Lock())
-        with opening:  # of one slide: another's storage may be slow
+        with set_aside(), opening:  # of one slide: another's storage may be slow
             plan = self._plans.get(number)
             if plan is None:
                 wire.tell({"wants": "plan"})
@@ -102,9 +103,10 @@ def _serve(wire: Wire, plans: _Plans, memory: RingReader) -> None:
     with contextlib.suppress(EOFError), ThreadClock() as clock:
         while True:
             message = wire.receive()
-            before = clock.read()
+            before, core = clock.read(), time.thread_time()
             answer = _answer(message, wire, plans, memory)
-            wire.tell({**answer, "spent": clock.read().since(before)})
+            spent = clock.read().since(before)
+            wire.tell({**answer, "spent": spent, "opening": time.thread_time() - core - spent.core})
 
 
 def _answer(message: bytes, wire: Wire, plans: _Plans, memory: RingReader) -> dict[str, Any]:

@@ -411,6 +411,14 @@ def test_what_is_measured_obeys_littles_law_here_too(tmp_path):
     assert record.workers == 5
 
 
+def test_opening_a_slide_once_more_is_no_waiting_for_storage(tmp_path):
+    """Three readers that each wait half a second until the process has opened the slide, and reads of no time."""
+    _, _, record = read([write_script(tmp_path / "a", opening=0.5)], workers=3)
+    assert record.service - record.core - record.queued < 0.1 * 3 * 0.5 / 64
+    assert record.W_mean < 0.1 * 3 * 0.5 / 64
+    assert record.first_batch > 0.5
+
+
 def test_processor_time_of_the_process_counts_as_the_readers():
     """Whether more readers would help is told from it: decoding elsewhere is no waiting for storage."""
     path = shared_path("data/slides/CMU-1-Small-Region.svs")

@@ -19,6 +19,7 @@ from wsi.errors import COPY_AGAIN, TileReadError
 from wsi.icc import ColorProfile, ToSrgb, profile_of
 from wsi.mpp import Mpp
 from wsi.slide import Level
+from wsi.thread_clock import set_aside
 
 if TYPE_CHECKING:
     from wsi.readers.direct import NativeTiles
@@ -154,7 +155,10 @@ class ReopenedSlide(BaseSlide):
         return self._opened()._read(x, y, width, height, level)
 
     def _opened(self) -> BaseSlide:
-        with self._lock:
+        slide = self._slide
+        if slide is not None:
+            return slide
+        with set_aside(), self._lock:  # who waits until it is opened waits for no read
             if self._slide is None:
                 slide = self._reader(self.path)
                 if slide._identity != self._identity:
