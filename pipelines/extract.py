@@ -128,16 +128,23 @@ class Extraction:
                     work = preparer(entry, parts)
             except wsi.SlideError as error:
                 self.fail(entry, error)
+                self._tell_total(manifest)
                 continue
             self.core_apart = preparer.core
             self.run.log("opened", slide=entry.slide_id, tiles=len(work.grid.xy), reader=work.slide.reader)
             if len(work.grid.xy) == 0:
                 self._empty += 1
                 self.close(work)
+                self._tell_total(manifest)
                 continue
             self.add(work)
-            self.progress.total(round(self.expected_tiles(len(manifest.entries))))
+            self._tell_total(manifest)
             yield work.slide, work.grid
+        self._tell_total(manifest)  # the last ones may have been done already
+
+    def _tell_total(self, manifest: Manifest) -> None:
+        slides = len(manifest.entries)
+        self.progress.total(round(self.expected_tiles(slides)), exact=self.seen >= slides)
 
     def add(self, work: SlideWork) -> None:
         """Take a slide in: the next one that the stream reads."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+import math
+import statistics
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from wsi import littles_law
@@ -14,12 +16,16 @@ from .config import ExtractSettings
 from .files import sha256_json
 from .jobfolder import JobFolder
 from .units import duration
-from .verdict import READ, Rates, Verdict, foresee, line_of, readers_for
+from .verdict import READ, Rates, Verdict, judge_line, line_of, readers_for
 
 MOST_READERS = 64
 """As many as the queue goes up to where their number is left to it."""
 _READERS_LATE = 0.1
 """Share of the time that the taker waits for reads, from which on they set the pace."""
+_OF_THE_MODEL = 0.1
+"""By how much of it a forecast is off where nothing swings: stations never overlap quite as the arithmetic says."""
+_STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.18, 2.13, 2.09, 2.0)
+"""Student's t, 97.5 %, of 1, 2, 3 … degrees of freedom; the last ones rounded up."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +54,16 @@ class Measured:
         cores: that this process may use.
         cpu: core seconds of the process in reading, normalizing and encoding.
         startup: seconds before the first slide: modules and weights that are loaded.
+        pieces: seconds per tile of each piece of the probe, to tell how far such pieces differ.
+        slides: seconds that each slide of the probe took to be looked through.
     """
 
     rates: Rates
     cores: float
     cpu: float | None = None
     startup: float = 0.0
+    pieces: tuple[float, ...] = ()
+    slides: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,6 +76,9 @@ class Forecast:
         line: what each stage costs per tile, over all slides.
         readers: that the run will come to.
         depth: tiles under way or waiting.
+        rate: λ that it is planned for, tiles per second.
+        latency: W, seconds per read.
+        unsure: by how much of it the time may be off, 0.2 for a fifth; None where too little was measured to say.
     """
 
     seconds: float
@@ -73,6 +86,14 @@ class Forecast:
     line: Line
     readers: int
     depth: int
+    rate: float
+    latency: float
+    unsure: float | None = None
+
+    @property
+    def under_way(self) -> float:
+        """L = λ · W, tiles."""
+        return littles_law.in_flight(self.rate, self.latency)
 
 
 def forecast(measured: Measured, works: Sequence[Work], settings: ExtractSettings, device: str = "cpu") -> Forecast:
@@ -93,9 +114,53 @@ def forecast(measured: Measured, works: Sequence[Work], settings: ExtractSetting
     readers = readers_for(line, read, most) if not settings.workers else settings.workers
     line = replace(line, workers={**line.workers, READ: float(readers)})
     seconds = measured.startup + _seconds(measured.rates, line, works, settings.batch_size)
-    rate = min(line.rate, 1e9)
-    depth = max(littles_law.depth(littles_law.in_flight(rate, float(read["W_mean"]))), readers)
-    return Forecast(seconds, foresee(line, bool(read.get("saturated")), device), line, readers, depth)
+    line = line.within(seconds / tiles)
+    verdict = judge_line(line, *_waits(measured.rates, line, works, seconds), bool(read.get("saturated")), device)
+    rate, latency = min(line.rate, 1e9), float(read["W_mean"])
+    depth = max(littles_law.depth(littles_law.in_flight(rate, latency)), readers)
+    return Forecast(seconds, verdict, line, readers, depth, rate, latency, _unsure(measured, works, seconds))
+
+
+def _waits(rates: Rates, line: Line, works: Sequence[Work], seconds: float) -> tuple[float, float]:
+    """Return the shares of just these seconds in which the taker waits for tiles, and readers for room."""
+    tiles = sum(work.tiles for work in works)
+    taking = tiles * _taking(rates, line) + sum(work.usable for work in works) * _each(rates, "write")
+    reading = tiles * float(rates["read"]["service"]) / line.workers[READ]
+    return tuple(min(1.0, max(0.0, 1 - busy / max(seconds, 1e-9))) for busy in (taking, reading))  # type: ignore[return-value]
+
+
+def _unsure(measured: Measured, works: Sequence[Work], seconds: float) -> float | None:
+    """Return by how much of it a forecast may be off, from how far the pieces it rests on differ.
+
+    Slides that are looked through and tiles that are read weigh by the time they are expected to take.
+    """
+    by_tile = half_width(measured.pieces)
+    if by_tile is None:
+        return None
+    per_slide = _each(measured.rates, "prepare")
+    looking = min(1.0, sum(work.usable for work in works) * per_slide / max(seconds, 1e-9))
+    by_slide = half_width(measured.slides)
+    if by_slide is None:  # one slide alone: as unsure as can be
+        by_slide = 1.0 if sum(work.usable for work in works) > len(measured.slides) else 0.0
+    return min(1.0, math.hypot(_OF_THE_MODEL, (1 - looking) * by_tile, looking * by_slide))
+
+
+def half_width(pieces: Sequence[float]) -> float | None:
+    """Return half the 95 % interval of the mean over the mean, at most 1; None for fewer than two pieces.
+
+    Source: Student, The Probable Error of a Mean, Biometrika 6 (1908) 1.
+    """
+    if len(pieces) < 2 or (mean := statistics.fmean(pieces)) <= 0:
+        return None
+    error = statistics.stdev(pieces) / math.sqrt(len(pieces)) / mean
+    return min(1.0, _STUDENT[min(len(pieces) - 2, len(_STUDENT) - 1)] * error)
+
+
+def _taking(rates: Rates, line: Line) -> float:
+    """Return the seconds that a tile keeps the taker, as measured: waiting for cores included."""
+    busy = sum(float(rates[name]["busy"]) for name in ("stain", "encode") if name in rates)
+    other = next(stage.seconds for stage in line.stages if stage.name == "other")
+    return busy / max(int(rates["read"]["tiles"]), 1) + other
 
 
 def _seconds(rates: Rates, line: Line, works: Sequence[Work], batch: int) -> float:
@@ -108,9 +173,7 @@ def _seconds(rates: Rates, line: Line, works: Sequence[Work], batch: int) -> flo
         return 0.0
     read = rates["read"]
     reading = _reading(read, line.workers[READ])
-    busy = sum(float(rates[name]["busy"]) for name in ("stain", "encode") if name in rates)
-    other = next(stage.seconds for stage in line.stages if stage.name == "other")
-    taking = busy / max(int(read["tiles"]), 1) + other
+    taking = _taking(rates, line)
     per_byte, per_slide, closing = (_each(rates, name) for name in ("hash", "prepare", "write"))
     jobs = [
         littles_law.Job(
@@ -162,6 +225,8 @@ class Kept:
         limit: what it says will limit the run.
         tiles: that it expects.
         made_after: seconds of the run that were over already.
+        files: slide → its path, relative to the job.
+        record: name of the plan's record; not part of what it says.
     """
 
     by: str
@@ -171,10 +236,14 @@ class Kept:
     limit: str
     tiles: float
     made_after: float = 0.0
+    files: Mapping[str, str] = field(default_factory=dict, compare=False)
+    record: str = field(default="", compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the forecast for JSON."""
-        return asdict(self) | {"slides": list(self.slides)}
+        told = asdict(self) | {"slides": list(self.slides)}
+        del told["record"]
+        return told
 
 
 def settings_key(settings: ExtractSettings, passport: Mapping[str, Any]) -> str:
@@ -183,19 +252,52 @@ def settings_key(settings: ExtractSettings, passport: Mapping[str, Any]) -> str:
 
 
 def kept_by_plan(job: JobFolder, key: str, slides: Collection[str]) -> Kept | None:
-    """Return the newest plan's forecast of just these slides with these settings, None where there is none."""
+    """Return the newest plan's forecast of just these slides with these settings, None where there is none.
+
+    None, too, where a run was held against it already: the next one finds other things in memory, and a newer plan
+    speaks for the older ones.
+    """
+    for found, scored in _plans(job):
+        if found.key == key and set(found.slides) == set(slides):
+            return None if found.record in scored else found
+    return None
+
+
+def gone(job: JobFolder, slides: Collection[str]) -> tuple[str, str]:
+    """Say which slides of the newest plan are no longer there, unless a run followed it already.
+
+    Args:
+        job: whose plan it is.
+        slides: that the run finds.
+
+    Returns:
+        The name of the plan's record, and a note; both empty where there is nothing to be said.
+    """
+    newest = next(_plans(job), None)
+    if newest is None or newest[0].record in newest[1]:
+        return "", ""
+    found = newest[0]
+    lost = [name for name, path in found.files.items() if name not in slides and not (job.root / path).exists()]
+    if not lost:
+        return "", ""
+    what = "1 slide of the plan is" if len(lost) == 1 else f"{len(lost)} slides of the plan are"
+    return found.record, f"{what} no longer there: {', '.join(lost[:5])}{' …' if len(lost) > 5 else ''}"
+
+
+def _plans(job: JobFolder) -> Iterator[tuple[Kept, set[str]]]:
+    """Yield the forecasts of plans, the newest first, and the names of those that a run followed."""
+    plans: list[Kept] = []
+    followed: set[str] = set()
     for path in sorted(job.runs.glob("*.json"), reverse=True):
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
-            if record["verb"] != "plan":
-                continue
-            raw = record["forecast"]
-            found = Kept(**{**raw, "slides": tuple(raw["slides"])})
-        except (OSError, ValueError, KeyError, TypeError):
+            followed.add(str(record.get("followed_plan")))
+            if record["verb"] == "plan":
+                raw = record["forecast"]
+                plans.append(Kept(**{**raw, "slides": tuple(raw["slides"]), "record": path.stem}))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue
-        if found.key == key and set(found.slides) == set(slides):
-            return found
-    return None
+    yield from ((plan, followed) for plan in plans)
 
 
 def score(kept: Kept, seconds: float, verdict: Verdict) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from wsi.littles_law import Line
 
 from .config import ExtractSettings
+from .machine import round_up
 from .units import duration
 from .verdict import READ, TAKE
 
@@ -41,7 +42,7 @@ def figures(plan: Plan, settings: ExtractSettings, device: str) -> dict[str, Any
             "to_hash": round(plan.bytes_to_hash / 1e9, 3),
             "tiles": None if per_tile is None else round(per_tile * guess.expected / 1e9, 3),
         },
-        "memory_gb": round(plan.memory / 1e9, 2),
+        "memory_gb": round(round_up(plan.memory) / 1e9, 4),
         "device": device,
     }
     if expected is None:
@@ -49,10 +50,13 @@ def figures(plan: Plan, settings: ExtractSettings, device: str) -> dict[str, Any
     return found | {
         "workers": expected.readers,
         "depth": expected.depth,
+        "lambda": round(expected.rate, 2),
+        "W": round(expected.latency, 5),
+        "L": round(expected.under_way, 2),
         "cores": expected.line.cores,
         "seconds": round(expected.seconds, 2),
-        "seconds_low": round(plan.seconds[0], 2),
-        "seconds_high": round(plan.seconds[1], 2),
+        "seconds_low": None if plan.seconds is None else round(plan.seconds[0], 2),
+        "seconds_high": None if plan.seconds is None else round(plan.seconds[1], 2),
         "hours": round(expected.seconds / 3600, 4),
         "bottleneck": expected.verdict.text,
         "verdict": expected.verdict.to_dict(),
@@ -79,9 +83,11 @@ def lines(plan: Plan, data: Mapping[str, Any]) -> list[str]:
     read = f", about {data['gb']['tiles']:.2g} GB of tiles" if data["gb"]["tiles"] is not None else ""
     out += [
         f"  to read     {data['gb']['to_hash']:.3g} GB to be hashed{read}",
-        f"  workers     {_plural(data['workers'], 'reader')}, queue depth {data['depth']} tiles, "
-        f"{_plural(data['cores'], 'core')}, encoder on {data['device']}",
-        f"  memory      about {data['memory_gb']:.2g} GB",
+        f"  workers     {_plural(data['workers'], 'reader')}, {_plural(data['cores'], 'core')}, "
+        f"encoder on {data['device']}",
+        f"  queue       {data['depth']} tiles deep: λ {data['lambda']:.4g}/s · W {1e3 * data['W']:.3g} ms = "
+        f"L {data['L']:.2f}, and L + 3√L of them, at least one per reader",
+        f"  memory      about {data['memory_gb']:.2g} GB, libraries and reading processes included",
         f"  time        about {_range(data)}",
         f"  bottleneck  {data['bottleneck']}",
         f"  one more    {_gains(data['one_more'])}",
@@ -145,9 +151,11 @@ def _row(stage: Mapping[str, Any]) -> str:
 
 
 def _range(data: Mapping[str, Any]) -> str:
-    if data["tiles"]["exact"]:
-        return duration(data["seconds"])
-    return f"{duration(data['seconds'])} ({duration(data['seconds_low'])} to {duration(data['seconds_high'])})"
+    middle = duration(data["seconds"])
+    if data["seconds_low"] is None:
+        return f"{middle} (too little was measured for a range)"
+    low, high = duration(data["seconds_low"]), duration(data["seconds_high"])
+    return middle if low == high else f"{middle} ({low} to {high})"
 
 
 def _gains(one_more: Mapping[str, float]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,9 @@ from .records import read_record
 
 if TYPE_CHECKING:
     from mil import Encoder
+
+_SPARE = 1.1
+"""Over what the probe took: a longer run leaves more gaps in its memory, and writes a report in the end."""
 
 
 @dataclass
@@ -56,7 +60,8 @@ class Plan:
         estimate: of the tiles.
         probe: what was measured.
         forecast: None where nothing waits, or nothing could be measured.
-        seconds: what it is with the fewest and with the most tiles that are likely.
+        seconds: the least and the most that are likely, by the tiles and by how far what was measured swings; None
+            where too little was measured to say.
         memory: bytes that the process will have at its peak, about.
         bytes_to_hash: of the slides that wait.
     """
@@ -67,7 +72,7 @@ class Plan:
     estimate: Estimate
     probe: Probe | None
     forecast: Forecast | None
-    seconds: tuple[float, float]
+    seconds: tuple[float, float] | None
     memory: float
     bytes_to_hash: int
 
@@ -106,14 +111,17 @@ def make_plan(
     sizes = {entry.slide_id: size_of(entry) for entry in triage.waiting}
     guess = estimate(found.tiles, sizes, tuple(found.failures))
     works = _works(triage, guess, found, sizes, job)
-    expected, ends = None, (0.0, 0.0)
+    expected: Forecast | None = None
+    ends: tuple[float, float] | None = None
     if probed is not None and (measured := probed.measured) is not None:
         expected = forecast(measured, works, settings, encoder.device)
         low, high = (_with_tiles(works, tiles, guess.expected) for tiles in (guess.low, guess.high))
-        ends = (
-            forecast(measured, low, settings, encoder.device).seconds,
-            forecast(measured, high, settings, encoder.device).seconds,
-        )
+        if expected.unsure is not None:
+            off = 1 + expected.unsure
+            ends = (
+                forecast(measured, low, settings, encoder.device).seconds / off,
+                forecast(measured, high, settings, encoder.device).seconds * off,
+            )
     return Plan(
         slides=len(manifest.entries),
         triage=triage,
@@ -122,7 +130,7 @@ def make_plan(
         probe=probed,
         forecast=expected,
         seconds=ends,
-        memory=_memory(probed, guess, settings, encoder.dim),
+        memory=_memory(probed, expected, guess, settings, encoder.dim),
         bytes_to_hash=sum(work.size for work in works),
     )
 
@@ -170,6 +178,7 @@ def keep(plan: Plan, run: Run, settings: ExtractSettings, encoder: Encoder) -> N
         seconds=round(plan.forecast.seconds, 2),
         limit=plan.forecast.verdict.limit,
         tiles=round(plan.estimate.expected, 1),
+        files={entry.slide_id: os.path.relpath(entry.path, run.job.root) for entry in plan.triage.waiting},
     )
     run.finish("done", forecast=kept.to_dict(), bottleneck=plan.forecast.verdict.text)
 
@@ -209,8 +218,14 @@ def _with_tiles(works: Sequence[Work], tiles: float, expected: float) -> list[Wo
     return [dataclasses.replace(work, tiles=work.tiles * tiles / max(expected, 1e-9)) for work in works]
 
 
-def _memory(probed: Probe | None, guess: Estimate, settings: ExtractSettings, dim: int) -> float:
-    """Return the bytes at the peak: what the probe took, and the features of the two largest slides."""
+def _memory(
+    probed: Probe | None, expected: Forecast | None, guess: Estimate, settings: ExtractSettings, dim: int
+) -> float:
+    """Return the bytes at the peak: what the probe took, a deeper queue, the features of the two largest slides."""
+    deeper = 0.0
+    if probed is not None and probed.measured is not None and expected is not None:
+        deeper = max(0.0, expected.depth - float(probed.measured.rates["read"]["depth"])) * 3 * settings.tile**2
     largest = sorted(guess.tiles.values(), reverse=True)[:2]
     item = 2 if settings.dtype == "float16" else 4
-    return (probed.peak if probed else 0) + sum(largest) * dim * item
+    features = 3 * sum(largest) * dim * item  # as they are, as they are checked, and as the file that is written
+    return _SPARE * (probed.peak if probed else 0) + min(deeper, settings.memory_gb * 1e9) + features

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import resource
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from .counting import Count, in_chance_order
 from .extract import Extraction, stream_of
 from .forecast import Measured
 from .jobfolder import JobFolder
+from .machine import busy_core_seconds, memory_of_children, others_told, peak_memory
 from .manifest import SlideEntry
 from .progress import Quiet
 from .provenance import Run
@@ -49,7 +49,7 @@ class Probe:
         measured: rates for a forecast; None where no slide of the sample has a tile.
         count: tiles and failures of the slides it looked at.
         bytes_per_tile: read from storage per tile; None where the system does not tell.
-        peak: bytes of memory of this process at its peak.
+        peak: bytes of memory of this process and of those that read for it, at their peaks.
         notes: what the user should know.
     """
 
@@ -94,9 +94,12 @@ def _warm_up(encoder: Encoder, settings: ExtractSettings) -> float:
     import h5py
     import scipy.ndimage
 
+    import mil
+
     from . import pictures
 
     assert h5py, (scipy.ndimage, pictures)
+    assert mil.HEADS  # loads torch, as `run` does whether or not it trains: what that takes in memory counts
     began = time.perf_counter()
     encoder(np.full((min(settings.batch_size, 8), settings.tile, settings.tile, 3), 200, np.uint8))
     return time.perf_counter() - began
@@ -151,21 +154,22 @@ def _hash_some(entry: SlideEntry, clock: StageClock, seconds: float) -> None:
 
 
 def _measured(trial: _Trial, works: list[SlideWork], count: Count, startup: float, seconds: float) -> Probe:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if not works:
-        return Probe(None, count, None, peak)
+        return Probe(None, count, None, peak_memory())
     per_tile = _bytes_per_tile(works, trial.settings)
-    read, cpu = _read_some(trial, works, 0.35 * seconds)
+    reading = _read_some(trial, works, 0.35 * seconds)
+    read = reading.read
     for work in works[:2]:
         _write_whole(trial, work)
     for name in ("hash", "prepare", "write"):
         trial.clocks[name].queued = 0.0  # nothing of ours ran beside it: who held the cores then will hold them again
     rates = {"read": read} | {name: clock.to_dict() for name, clock in trial.clocks.items() if clock.things}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     filled = trial.settings.batch_size * read["service"] / read["workers"]
     startup += max(0.0, read["first_batch"] - max(filled, read["W_mean"]))  # processes that read are started
-    measured = Measured(rates, wsi.available_cores(), cpu, startup) if "encode" in rates else None
-    return Probe(measured, count, per_tile, peak)
+    looked = tuple(trial.clocks["prepare"].seconds[-len(works) :])
+    measured = Measured(rates, wsi.available_cores(), reading.cpu, startup, reading.pieces, looked)
+    notes = [reading.others] if reading.others else []
+    return Probe(measured if "encode" in rates else None, count, per_tile, peak_memory() + reading.children, notes)
 
 
 def _bytes_per_tile(works: list[SlideWork], settings: ExtractSettings) -> float | None:
@@ -181,29 +185,58 @@ def _bytes_per_tile(works: list[SlideWork], settings: ExtractSettings) -> float 
     return None if before is None or after is None or not tiles else (after - before) / tiles
 
 
-def _read_some(trial: _Trial, works: list[SlideWork], seconds: float) -> tuple[dict[str, Any], float]:
-    """Read, normalize and encode parts of the slides; return the rates of the later part, its core seconds.
+@dataclass(frozen=True)
+class _Reading:
+    """What reading gave: rates, core seconds, memory of children, seconds per tile by batch, who else ran."""
+
+    read: dict[str, Any]
+    cpu: float
+    children: int
+    pieces: tuple[float, ...] = ()
+    others: str = ""
+
+
+class _Moment:
+    """What the clocks show between two batches."""
+
+    def __init__(self, stream: wsi.TileStream) -> None:
+        self.record = stream.record().to_dict()
+        self.time, self.busy = time.monotonic(), busy_core_seconds()
+        self.cpu = time.process_time() + float(self.record["core_elsewhere"])
+
+    def others(self, before: _Moment) -> str:
+        own, seconds = self.cpu - before.cpu, self.time - before.time
+        return others_told(before.busy, self.busy, own, seconds, wsi.available_cores())
+
+
+def _read_some(trial: _Trial, works: list[SlideWork], seconds: float) -> _Reading:
+    """Read, normalize and encode parts of the slides; return what the later part was like.
 
     The first part is thrown away, at least one batch where there are more: processes start, the queue chooses its
     readers, the encoder warms up.
     """
-    began, began_cpu = time.monotonic(), time.process_time()
-    first: tuple[dict[str, Any], float] | None = None
+    first: _Moment | None = None
     warm, all_clocks = False, dict(trial.clocks)
+    pieces: list[float] = []
     with stream_of(_parts_of(trial, works), trial.settings) as stream:
+        start = _Moment(stream)
+        last = start.time
         for batch in stream:
             trial.take(batch)
-            spent = time.monotonic() - began
-            if first is None or (not warm and spent >= _WARM_UP * seconds):
-                first, warm = (stream.record().to_dict(), time.process_time()), first is not None
+            now = time.monotonic()
+            pieces.append((now - last) / len(batch))
+            if first is None or (not warm and now - start.time >= _WARM_UP * seconds):
+                first, warm = _Moment(stream), first is not None
                 trial.clocks |= {"stain": StageClock(), "encode": StageClock()}
-            if spent >= seconds:
+                pieces.clear()
+            if now - start.time >= seconds:
                 break
-        record, ended = stream.record().to_dict(), time.process_time()
-    if first is None or record["tiles"] == first[0]["tiles"]:  # no more than one batch
+            last = time.monotonic()
+        end, children = _Moment(stream), memory_of_children()
+    if first is None or end.record["tiles"] == first.record["tiles"]:  # no more than one batch
         trial.clocks = all_clocks
-        return record, ended - began_cpu + record["core_elsewhere"]
-    return _later(first[0], record), ended - first[1] + record["core_elsewhere"] - first[0]["core_elsewhere"]
+        return _Reading(end.record, end.cpu - start.cpu, children)
+    return _Reading(_later(first.record, end.record), end.cpu - first.cpu, children, tuple(pieces), end.others(first))
 
 
 def _later(first: Mapping[str, Any], whole: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
+from .units import duration
+
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
-    from rich.progress import TaskID
+    from rich.progress import ProgressColumn, Task, TaskID
 
 _LINE_EVERY = 60.0  # seconds
 
@@ -18,8 +20,8 @@ _LINE_EVERY = 60.0  # seconds
 class Progress(Protocol):
     """What a stage tells of how far it is."""
 
-    def total(self, total: int) -> None:
-        """Say how much there is to do; may grow."""
+    def total(self, total: int, *, exact: bool = True) -> None:
+        """Say how much there is to do, or about how much; may change."""
 
     def advance(self, steps: int = 1, note: str | None = None) -> None:
         """Say that `steps` more are done; `note` says what limits the pace."""
@@ -28,7 +30,7 @@ class Progress(Protocol):
 class Quiet:
     """Says nothing."""
 
-    def total(self, total: int) -> None:
+    def total(self, total: int, *, exact: bool = True) -> None:
         """Take the total and say nothing."""
 
     def advance(self, steps: int = 1, note: str | None = None) -> None:
@@ -42,10 +44,11 @@ class Lines:
         self._what, self._unit = what, unit
         self._began = self._spoke = time.monotonic()
         self._total = self._done = 0
+        self._about = ""
 
-    def total(self, total: int) -> None:
+    def total(self, total: int, *, exact: bool = True) -> None:
         """Say how much there is to do."""
-        self._total = total
+        self._total, self._about = total, "" if exact else "about "
 
     def advance(self, steps: int = 1, note: str | None = None) -> None:
         """Count, and speak once a minute."""
@@ -54,11 +57,11 @@ class Lines:
         if now - self._spoke >= _LINE_EVERY:
             self._spoke = now
             rate = self._done / max(now - self._began, 1e-9)
-            left = (self._total - self._done) / rate if rate else 0
+            left = max(0, self._total - self._done) / rate if rate else 0
             tail = f" · {note}" if note else ""
             print(
-                f"{self._what}: {self._done} of {self._total} {self._unit}, {rate:.1f}/s, "
-                f"about {left / 60:.0f} min left{tail}",
+                f"{self._what}: {self._done} of {self._about}{self._total} {self._unit}, {rate:.1f}/s, "
+                f"about {duration(left)} left{tail}",
                 file=sys.stderr,
                 flush=True,
             )
@@ -79,19 +82,29 @@ def progress(what: str, unit: str, *, quiet: bool = False) -> Iterator[Progress]
 @contextmanager
 def _bar(what: str, unit: str) -> Iterator[Progress]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
     from rich.progress import Progress as RichProgress
 
-    columns = (
+    with RichProgress(*bar_columns(unit), console=Console(stderr=True)) as rich:
+        yield _Bar(rich, rich.add_task(what, total=None, note="", rate="", left="", count=""))
+
+
+def bar_columns(unit: str) -> tuple[ProgressColumn, ...]:
+    """Return the columns of the bar: where the terminal is narrow, the note is cut, then the bar; counts never are."""
+    from rich.progress import BarColumn, ProgressColumn, TextColumn
+    from rich.table import Column
+    from rich.text import Text
+
+    class Note(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(task.fields["note"], no_wrap=True, overflow="ellipsis")
+
+    return (
         TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(unit + " {task.fields[rate]}"),
+        BarColumn(bar_width=16),
+        TextColumn("{task.fields[count]} " + unit + " {task.fields[rate]}"),
         TextColumn("{task.fields[left]}"),
-        TextColumn("{task.fields[note]}"),
+        Note(table_column=Column(no_wrap=False)),  # what may wrap gives way first; its text is cut instead
     )
-    with RichProgress(*columns, console=Console(stderr=True)) as rich:
-        yield _Bar(rich, rich.add_task(what, total=None, note="", rate="", left=""))
 
 
 class _Bar:
@@ -100,10 +113,15 @@ class _Bar:
     def __init__(self, rich: RichProgress, task: TaskID) -> None:
         self._rich, self._task = rich, task
         self._began, self._done, self._total, self._note = time.monotonic(), 0, 0, ""
+        self._about = ""
 
-    def total(self, total: int) -> None:
-        self._total = total
-        self._rich.update(self._task, total=total)
+    def total(self, total: int, *, exact: bool = True) -> None:
+        self._total, self._about = total, "" if exact else "~"
+        self._rich.update(self._task, total=total, count=self._count)
+
+    @property
+    def _count(self) -> str:
+        return f"{self._done}/{self._about}{self._total or '?'}"
 
     def advance(self, steps: int = 1, note: str | None = None) -> None:
         self._done += steps
@@ -111,7 +129,12 @@ class _Bar:
         left = max(0, self._total - self._done) / rate
         self._note = self._note if note is None else note
         self._rich.update(
-            self._task, advance=steps, rate=f"{rate:.1f}/s", left=f"{_duration(left)} left", note=self._note
+            self._task,
+            advance=steps,
+            count=self._count,
+            rate=f"{rate:.1f}/s",
+            left=f"{_duration(left)} left",
+            note=self._note,
         )
 
 

@@ -14,6 +14,7 @@ from .config import ExtractSettings, LearnSettings, Settings, as_yaml
 from .console import exit_code_of
 from .errors import EnvironmentFault, ExitCode, NoAttentionError, UsageError
 from .files import sweep_leftovers, write_bytes, write_text
+from .forecast import gone
 from .jobfolder import JobFolder, Tiling, tiling_name
 from .labels import Labels, read_labels
 from .manifest import Manifest, SlideEntry, find_slides, safe_name
@@ -49,6 +50,7 @@ def extract(
     check_job(out)
     job = JobFolder(out)
     found = find_slides(slides)
+    there = {entry.slide_id for entry in found.entries}
     if limit is not None:
         found = replace(found, entries=found.entries[:limit])
     check_reference(settings.extract)
@@ -56,10 +58,12 @@ def extract(
     sweep_leftovers(out)
     mine, everything = tables.join(job, found)
     told = check_masks(settings.extract, job, [entry.slide_id for entry in mine.entries])
-    mine = replace(mine, notes=(*mine.notes, *told))
+    planned, missed = gone(job, {*there, *(entry.slide_id for entry in mine.entries)})
+    mine = replace(mine, notes=(*mine.notes, *told, *((missed,) if missed else ())))
     tables.write_manifest(job, everything)
     write_text(job.settings, as_yaml(settings))
     run = Run(job, "extract", {"slides": [path.name for path in slides], **dataclasses.asdict(settings)})
+    run.facts |= {"followed_plan": planned} if planned else {}
     return _extract(job, run, mine, everything, settings.extract, encoder, force=force, quiet=quiet)
 
 

@@ -100,7 +100,9 @@ def line_of(
     return Line(tuple(stages), workers, cores, _short_queue(read))
 
 
-def judge(rates: Rates, *, cores: float, cpu: float | None = None, device: str = "cpu") -> Verdict:
+def judge(
+    rates: Rates, *, cores: float, cpu: float | None = None, device: str = "cpu", whole: float | None = None
+) -> Verdict:
     """Say what limits a run, from the rates it measured.
 
     Args:
@@ -108,26 +110,16 @@ def judge(rates: Rates, *, cores: float, cpu: float | None = None, device: str =
         cores: as `line_of`.
         cpu: as `line_of`.
         device: where the encoder computes.
+        whole: seconds of the whole run, where it is over: what would have been gained of these. Without it, what
+            would be gained once it is under way.
     """
     read = rates.get("read", {})
     if not read.get("tiles"):
         return Verdict("nothing", (), 0.0, 1.0, "nothing was read")
     line = line_of(rates, cores=cores, cpu=cpu)
+    if whole is not None:
+        line = line.within(whole / int(read["tiles"]))
     return judge_line(line, float(read["wait"]), _idle_readers(read), bool(read.get("saturated")), device)
-
-
-def foresee(line: Line, saturated: bool, device: str = "cpu") -> Verdict:
-    """Say what will limit a line that has not run yet: the waits follow from its demands.
-
-    Args:
-        line: what each stage costs.
-        saturated: whether more readers were tried and gave no more.
-        device: where the encoder computes.
-    """
-    demands = line.demands()
-    longest = max(demands.values())
-    wait, idle = (1 - demands[station] / longest if longest > 0 else 0.0 for station in (TAKE, READ))
-    return judge_line(line, wait, idle, saturated, device)
 
 
 def judge_line(line: Line, wait: float, idle: float, saturated: bool, device: str) -> Verdict:
@@ -259,7 +251,7 @@ def _faster_encoder(line: Line, device: str) -> tuple[float, str]:
     if encode.core > 1.5 * encode.seconds:  # it computes in all cores
         wider = replace(encode, seconds=encode.seconds * line.cores / (line.cores + 1))
         stages = tuple(wider if stage is encode else stage for stage in line.stages)
-        gain = max(1.0, replace(line, stages=stages, cores=line.cores + 1).rate / line.rate)
+        gain = line.gain_of(replace(line, stages=stages, cores=line.cores + 1))
         return gain, f"1 more core would give {_times(gain)}"
     gain = line.gain(faster={"encode": 2.0})
     return gain, f"an encoder twice as fast would give {_times(gain)}"

@@ -21,6 +21,8 @@ _EVERY = 1.0
 """Seconds between two looks."""
 _FORECAST_AFTER = 10.0
 """Seconds of a run from which its own forecast is made, where no plan made one."""
+_EARLY = 0.5
+"""Share of a run that may be over when its own forecast is made: later it tells what has been."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class Watch:
         """Return what was found, and hold the forecast against it."""
         seconds = time.monotonic() - self._began
         rates = self._rates()
-        verdict = self._judged(rates)
+        verdict = self._judged(rates, seconds)
         facts: dict[str, Any] = {
             "rates": rates,
             "seconds_extract": round(seconds, 3),
@@ -84,7 +86,10 @@ class Watch:
         }
         worked_on = {*self._extraction.fresh, *self._extraction.failures}
         kept = kept_by_plan(self._extraction.job, self._key, worked_on) if worked_on else None
-        kept = kept or self._own
+        if kept is not None:
+            facts["followed_plan"] = kept.record
+        elif self._own is not None and self._own.made_after <= _EARLY * seconds:
+            kept = self._own
         more = {"verdict": verdict.to_dict()}
         if kept is None or not rates:
             return Found(rates, verdict, facts, more=more)
@@ -113,8 +118,9 @@ class Watch:
         clocks = {name: clock.to_dict() for name, clock in self._extraction.clocks.items() if clock.things}
         return {"read": record.to_dict(), **clocks}
 
-    def _judged(self, rates: Mapping[str, Mapping[str, Any]]) -> Verdict:
-        return judge(rates, cores=self._cores, cpu=self._on_tiles, device=self._extraction.encoder.device)
+    def _judged(self, rates: Mapping[str, Mapping[str, Any]], whole: float | None = None) -> Verdict:
+        device = self._extraction.encoder.device
+        return judge(rates, cores=self._cores, cpu=self._on_tiles, device=device, whole=whole)
 
     def _forecast(self, rates: Mapping[str, Mapping[str, Any]], spent: float) -> Kept | None:
         """Return what the whole run will take, from its first seconds; None where they tell nothing yet."""

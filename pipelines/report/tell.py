@@ -115,13 +115,21 @@ def rate_rows(run: Mapping[str, Any]) -> list[dict[str, str]]:
                     "L": number(rate.get("L"), 1),
                     "wait": f"{float(wait):.1%}" if isinstance(wait, int | float) else "–",
                     "more": ", ".join(
-                        f"{key} {rate[key]}"
+                        f"{key} {rate[key]}{_planned(rate) if key == 'depth' else ''}"
                         for key in ("workers", "depth", "capped_by")
                         if rate.get(key) not in (None, "")
                     ),
                 }
             )
     return rows
+
+
+def _planned(rate: Mapping[str, Any]) -> str:
+    """Return the λ, W and L from which a depth was planned last."""
+    plan = rate.get("planned")
+    if not isinstance(plan, Mapping) or not isinstance(plan.get("lambda"), int | float):
+        return ""
+    return f" (λ {number(plan['lambda'], 1)} · W {_milliseconds(plan.get('W'))} ms = L {number(plan.get('L'), 2)})"
 
 
 def ordered(model: Model) -> list[Row]:

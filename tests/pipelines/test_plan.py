@@ -5,6 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
+import subprocess
+import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,9 +16,10 @@ from _command import digests, slidemil, slidemil_json
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipelines import machine, plan_text
 from pipelines.config import load_settings
 from pipelines.counting import estimate
-from pipelines.forecast import Kept, Measured, Work, forecast, kept_by_plan, score, told
+from pipelines.forecast import Kept, Measured, Work, forecast, half_width, kept_by_plan, score, told
 from pipelines.jobfolder import JobFolder
 from pipelines.units import duration
 from pipelines.verdict import Verdict
@@ -260,11 +265,147 @@ def test_a_long_run_without_a_plan_makes_its_own_forecast(cohort, tmp_path, monk
 
     monkeypatch.setattr(watch, "_FORECAST_AFTER", 0.0)
     monkeypatch.setattr(watch, "_EVERY", 0.0)
-    code, run = slidemil_json("extract", cohort.slides[0].path.parent, "-o", tmp_path / "job", "--limit", 6)
+    slides, few = cohort.slides[0].path.parent, ("--set", "batch_size=8")  # a batch is there before half of it is over
+    code, run = slidemil_json("extract", slides, "-o", tmp_path / "job", "--limit", 6, *few)
     assert code == 0
     assert run["forecast"]["by"] == "run"
+    assert run["forecast"]["made_after"] <= 0.5 * run["forecast"]["actual_seconds"] + 0.1
     assert math.isfinite(run["forecast"]["ratio"])
     assert run["forecast"]["forecast_seconds"] >= run["forecast"]["made_after"]
+
+
+def test_a_forecast_of_the_run_that_came_when_it_was_over_is_not_scored(cohort, tmp_path, monkeypatch):
+    from pipelines import watch
+
+    monkeypatch.setattr(watch, "_FORECAST_AFTER", 0.0)
+    monkeypatch.setattr(watch, "_EVERY", 0.0)
+    monkeypatch.setattr(watch, "_EARLY", 0.0)
+    code, run = slidemil_json("extract", cohort.slides[0].path.parent, "-o", tmp_path / "job", "--limit", 2)
+    assert code == 0
+    assert "forecast" not in run
+
+
+def test_a_plan_is_scored_once_by_the_first_run_after_it(cohort, tmp_path):
+    slides, job = cohort.slides[0].path.parent, tmp_path / "job"
+    both = (slides, "-o", job, "--limit", 2)
+    slidemil_json("plan", *both, "--probe", 20)
+    _, first = slidemil_json("extract", *both)
+    assert first["forecast"]["by"] == "plan"
+    _, again = slidemil_json("extract", *both, "--force")
+    assert "forecast" not in again
+    slidemil_json("plan", *both, "--force", "--probe", 20)
+    _, new = slidemil_json("extract", *both, "--force")
+    assert new["forecast"]["by"] == "plan"
+
+
+def test_a_slide_of_the_plan_that_is_gone_is_named_once(cohort, tmp_path):
+    folder, job = tmp_path / "slides", tmp_path / "job"
+    folder.mkdir()
+    for slide in cohort.slides[:3]:
+        (folder / slide.path.name).symlink_to(slide.path)
+    slidemil_json("plan", folder, "-o", job, "--probe", 10)
+    lost = cohort.slides[1]
+    (folder / lost.path.name).unlink()
+    note = f"1 slide of the plan is no longer there: {lost.slide_id}"
+    _, run = slidemil_json("extract", folder, "-o", job, "--limit", 1)  # a limit takes no slide away
+    assert note in run["warnings"]
+    assert note in records(job, "extract")[0]["notes"]
+    _, run = slidemil_json("extract", folder, "-o", job)
+    assert note not in run["warnings"]
+
+
+def test_a_plan_tells_the_memory_of_a_whole_run(cohort, tmp_path):
+    """The oracle is the system's own count of a run's process, libraries included."""
+    slides = cohort.slides[0].path.parent
+    command = [sys.executable, "-c", RUN_AND_TELL]
+    said = subprocess.run([*command, "plan", slides, "--limit", "1", "--probe", "3"], capture_output=True, text=True)
+    told = json.loads(said.stdout.splitlines()[0])["memory_gb"] * 1e9
+    said = subprocess.run(
+        [*command, "run", slides, "-o", tmp_path / "job", "--limit", "1"], capture_output=True, text=True
+    )
+    took = int(said.stderr.splitlines()[-1])
+    assert took <= told <= 1.35 * took  # a process that reads, 40 to 50 MB, and the rounding
+
+
+RUN_AND_TELL = """
+import sys
+from pipelines.cli import app
+try:
+    app([*sys.argv[1:], "--json", "-q"])
+except SystemExit:
+    pass
+peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))  # getrusage: that of pytest
+print(1024 * int(peak.split()[1]), file=sys.stderr)
+"""
+
+
+# ------------------------------------------------------------------ how sure
+
+
+def test_the_wait_of_a_plan_is_that_of_its_time():
+    """One slide: 2 s until it was looked through, then 100 tiles at 5 ms, 0.1 s to write it: 0.6 of 2.6 s are work."""
+    found = forecast(measured(service=0.002), [Work("a", tiles=100, size=0)], load_settings().extract)
+    assert found.seconds == pytest.approx(2.6, rel=0.05)
+    assert found.verdict.wait == pytest.approx(1 - 0.6 / found.seconds, abs=0.01)
+
+
+def test_what_cannot_be_gained_stays_in_the_gain_of_a_plan():
+    found = forecast(measured(service=0.002), [Work("a", tiles=1000, size=0)], load_settings().extract)
+    assert found.verdict.limit == "encoder"
+    assert found.seconds == pytest.approx(7.1, rel=0.05)
+    assert found.verdict.gain == pytest.approx(found.seconds / (found.seconds - 2.5), rel=0.05)
+
+
+def test_a_depth_can_be_checked_by_hand():
+    found = forecast(measured(service=0.002), [Work("a", tiles=10**5, size=0)], load_settings().extract)
+    assert found.under_way == pytest.approx(found.rate * found.latency)
+    assert found.depth == max(math.ceil(found.under_way + 3 * math.sqrt(found.under_way)), found.readers)
+
+
+def test_the_interval_of_a_mean_is_students():
+    """scipy's own interval is the oracle."""
+    from scipy.stats import t
+
+    dice = np.random.default_rng(0)
+    for n in (2, 3, 6, 11, 15):
+        pieces = list(1 + 0.1 * dice.standard_normal(n))
+        low, high = t.interval(0.95, n - 1, np.mean(pieces), np.std(pieces, ddof=1) / math.sqrt(n))
+        assert half_width(pieces) == pytest.approx(min(1.0, (high - low) / 2 / np.mean(pieces)), rel=0.08)
+    assert half_width([1.0]) is None
+    assert half_width([]) is None
+
+
+def test_few_pieces_make_a_wide_range_and_none_make_no_range():
+    works, settings = [Work("a", tiles=10_000, size=0)], load_settings().extract
+    unsure = [
+        forecast(replace(measured(service=0.002), pieces=pieces), works, settings).unsure
+        for pieces in ((1.0, 1.2) * 20, (1.0, 1.2) * 2, (1.0, 1.2), (1.0,))
+    ]
+    assert unsure[3] is None
+    assert 0.1 <= unsure[0] < unsure[1] < unsure[2] <= 1
+
+
+def test_a_range_without_width_is_not_printed():
+    data = {"seconds": 54.0, "seconds_low": 54.0, "seconds_high": 54.4}
+    assert plan_text._range(data) == "54 s"
+    assert plan_text._range({**data, "seconds_high": 70.0}) == "54 s (54 s to 1 min 10 s)"
+    assert "too little was measured" in plan_text._range({**data, "seconds_low": None})
+
+
+def test_others_that_use_the_cores_are_told_of(tmp_path):
+    stat = tmp_path / "stat"
+    tick = os.sysconf("SC_CLK_TCK")
+    core = min(os.sched_getaffinity(0))
+    stat.write_text(f"cpu 1 1 1 1\ncpu{core} {3 * tick} {tick} {tick} 999 99 0 0 {tick} 0 0\ncpu9999 7 7 7 7\n")
+    assert machine.busy_core_seconds(stat) == pytest.approx(6)  # not idle, nor waiting for storage
+    assert machine.busy_core_seconds(tmp_path / "none") is None
+    assert "about 0.8 of 2 cores" in machine.others_told(10.0, 30.0, 12.0, 10.0, 2)
+    assert machine.others_told(10.0, 30.0, 19.5, 10.0, 2) == ""
+    assert machine.others_told(None, 30.0, 0.0, 10.0, 2) == ""
+
+
+def test_memory_is_rounded_up():
+    assert [machine.round_up(size) for size in (0, 1.0e9, 1.01e9, 8.72e8)] == pytest.approx([0, 1.0e9, 1.1e9, 8.8e8])
 
 
 def test_seconds_in_words():

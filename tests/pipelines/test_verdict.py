@@ -95,6 +95,16 @@ def test_verdicts(name):
     assert found.text.replace("over 10x", "about 10.0x") == text
 
 
+def test_a_gain_is_of_the_whole_run():
+    """14.06 s, of which the encoder was busy for 11.41: twice as fast it saves 5.70 of them."""
+    rates = {"read": read(decode=0.002, tiles=718, seconds=13.5), "encode": stage(11.41, 0.1, things=718)}
+    rates["read"]["wait"] = 1 - 11.41 / 13.5
+    assert judge(rates, cores=4).gain == pytest.approx(2)
+    found = judge(rates, cores=4, whole=14.06)
+    assert found.gain == pytest.approx(14.06 / (14.06 - 5.705), rel=0.01)
+    assert found.text.endswith("an encoder twice as fast would give about 1.7x")
+
+
 def test_decoding_on_all_cores_asks_for_a_core_and_counts_its_reader():
     rates = {"read": read(decode=0.019, workers=2, wait=0.8), "encode": stage(2.0)}
     found = judge(rates, cores=2)
