@@ -32,8 +32,9 @@ lint: env
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# A process per core; the tests of a file stay together, for they share what they set up.
 test: env lint
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
 
 bench: env
 	-$(MAKE) --no-print-directory --keep-going bench-env

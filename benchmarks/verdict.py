@@ -230,10 +230,10 @@ class SlowParams:
         """Be like the parameters in all else."""
         return getattr(self._params, name)
 
-    def apply(self, pixels: Any) -> Any:
+    def apply(self, pixels: Any, out: Any = None) -> Any:
         """Normalize a batch."""
         time.sleep(self._seconds * len(pixels))
-        return self._params.apply(pixels)
+        return self._params.apply(pixels, out)
 
 
 def run(name: str, plant: Plant, folder: Path, probe: float) -> dict[str, Any]:
@@ -267,12 +267,12 @@ def run(name: str, plant: Plant, folder: Path, probe: float) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="two small cases")
+    parser.add_argument("--quick", action="store_true", help="three small cases")
     parser.add_argument("--only", help="one case")
     args = parser.parse_args()
     plants = {name: plant for name, plant in PLANTS.items() if args.only in (None, name)}
     if args.quick:
-        small = ("slow disk", "slow encoder")
+        small = ("slow disk", "slow encoder", "heavy stain")
         plants = {name: dataclasses.replace(PLANTS[name], across=12, slides=2) for name in small}
     probe = 3.0 if args.quick else 10.0
     found = []
