@@ -1,0 +1,1 @@
+"""The verbs of the command, a file for each family; `pipelines.cli` puts them together."""
