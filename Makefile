@@ -50,7 +50,7 @@ bench-env: $(PEERS:%=.bench/%/.ready)
 	@touch $@
 
 stress: env
-	$(BIN)/python benchmarks/kill_resume.py
+	$(BIN)/python benchmarks/_run_all.py --stress
 
 # Pins are made anew by hand; no index address goes into them.
 pin:

@@ -1,4 +1,4 @@
-"""Run every benchmark and render RESULTS.md, figure beside goal.    make bench"""
+"""Run every benchmark, or every stress test, and render figures beside goals.    make bench, make stress"""
 
 from __future__ import annotations
 
@@ -14,8 +14,12 @@ LONGEST = 35 * 60  # seconds for one benchmark
 
 def main() -> int:
     quick = ["--quick"] if "--quick" in sys.argv else []
-    sections, code = ["# Benchmarks: figures beside goals\n", "Made by `make bench`.\n"], 0
-    for script in sorted(HERE.glob("[a-z]*.py")):
+    stress = "--stress" in sys.argv
+    title, command, page = (
+        ("Stress", "make stress", "STRESS.md") if stress else ("Benchmarks", "make bench", "RESULTS.md")
+    )
+    sections, code = [f"# {title}: figures beside goals\n", f"Made by `{command}`.\n"], 0
+    for script in (one for one in sorted(HERE.glob("[a-z]*.py")) if one.stem.startswith("stress_") == stress):
         print(f"{script.name} …", file=sys.stderr, flush=True)
         output, trouble = run(script, quick)
         sys.stdout.write(output)
@@ -25,7 +29,7 @@ def main() -> int:
         else:
             sections.append(section(json.loads(output.splitlines()[-1])))
     if not quick:
-        (HERE / "RESULTS.md").write_text("\n".join(sections), encoding="utf-8")
+        (HERE / page).write_text("\n".join(sections), encoding="utf-8")
     return code
 
 

@@ -33,7 +33,7 @@ def test_a_quick_round_ends_with_the_summary(script):
     assert set(summary) == {"bench", "figures", "goals", "short", "how"}
     assert set(summary["short"]) <= set(summary["goals"])
     assert all(sign in (">=", "<=") for sign, _ in summary["goals"].values())
-    if script == "kill_resume.py":
+    if script == "stress_kills.py":
         assert summary["figures"]["kills"] >= 3
         assert summary["short"] == [], summary
     if script == "read_tiles.py":

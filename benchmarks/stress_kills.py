@@ -1,4 +1,4 @@
-"""Does `kill -9` at any moment lose anything?    python benchmarks/kill_resume.py [--quick]
+"""Does `kill -9` at any moment lose anything?    python benchmarks/stress_kills.py [--quick]
 
 A small extraction is killed at random moments and started again, until it ends. Nothing may lie under a final
 name that is not whole, nothing finished may be done again, and the end must be the same bytes as an undisturbed run.
@@ -85,7 +85,7 @@ def main() -> None:
         kills, lost, torn, redone, different = run(root, wanted, rng)
     figures = {"kills": kills, "lost": lost, "corrupt": torn, "redone": redone, "different": different}
     goals = dict.fromkeys(("lost", "corrupt", "redone", "different"), ("<=", 0))
-    summary("kill_resume", figures, goals, {"slides": 6, "kills": kills, "python": sys.version.split()[0]})
+    summary("stress_kills", figures, goals, {"slides": 6, "kills": kills, "python": sys.version.split()[0]})
 
 
 def run(root: Path, wanted: int, rng: random.Random) -> tuple[int, int, int, int, int]:
