@@ -88,6 +88,10 @@ class JobFolder:
         """SHA-256 of slides already hashed; safe to delete, they are then hashed again."""
         return self.root / ".state" / "hashes"
 
+    def deal(self, count: int) -> Path:
+        """Which slide belongs to which of `count` shards; where deleted, they are dealt out again."""
+        return self.root / ".state" / "shards" / f"{count}.json"
+
 
 @dataclass(frozen=True)
 class Tiling:

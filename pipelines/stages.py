@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import shards
 from . import tables_of_job as tables
 from .config import ExtractSettings, LearnSettings, Settings, as_yaml
 from .console import exit_code_of
@@ -36,6 +37,7 @@ def extract(
     settings: Settings,
     *,
     limit: int | None = None,
+    shard: str | None = None,
     force: bool = False,
     offline: bool = False,
     quiet: bool = False,
@@ -47,6 +49,7 @@ def extract(
         mil.WeightsError: the encoder has no weights.
         EnvironmentFault: the job folder cannot be written.
     """
+    part = shards.chosen(shard)
     check_job(out)
     job = JobFolder(out)
     found = find_slides(slides)
@@ -57,6 +60,7 @@ def extract(
     encoder = _encoder(settings.extract, offline)
     sweep_leftovers(out)
     mine, everything = tables.join(job, found)
+    mine = mine if part is None else shards.take(part, mine, job)
     told = check_masks(settings.extract, job, [entry.slide_id for entry in mine.entries])
     planned, missed = gone(job, {*there, *(entry.slide_id for entry in mine.entries)})
     mine = replace(mine, notes=(*mine.notes, *told, *((missed,) if missed else ())))
@@ -236,12 +240,15 @@ def run(
     name: str | None = None,
     target: str = "label",
     limit: int | None = None,
+    shard: str | None = None,
     force: bool = False,
     offline: bool = False,
     quiet: bool = False,
     with_report: bool = True,
 ) -> Outcome:
     """Everything: features, then training (with labels) or prediction (with a model), heatmaps, report.
+
+    A shard makes its features alone: what needs all slides is left to a run without a shard.
 
     Raises:
         UsageError: labels and a model at once; labels that do not fit.
@@ -251,7 +258,11 @@ def run(
     check_job(out)
     job = JobFolder(out)
     _check_before(job, slides, settings, labels, model, target, offline)
-    outcome = extract(slides, out, settings, limit=limit, force=force, offline=offline, quiet=quiet)
+    outcome = extract(slides, out, settings, limit=limit, shard=shard, force=force, offline=offline, quiet=quiet)
+    part = shards.chosen(shard)
+    if part is not None and part.count > 1:
+        rest = f"features of shard {part} only. When all shards have ended: slidemil run … -o {out} without --shard"
+        return replace(outcome, text=(*outcome.text, rest))
     manifest = tables.read_manifest(job)
     folder = str(outcome.more["features"])
     steps: list[Said] = []

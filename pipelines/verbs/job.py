@@ -28,6 +28,7 @@ from .options import (
     Overlap,
     Quiet,
     Seed,
+    ShardOption,
     SlideMpp,
     Slides,
     Stain,
@@ -67,6 +68,7 @@ def extract(
     batch_size: BatchSize = None,
     max_bad_tiles: MaxBad = None,
     limit: Limit = None,
+    shard: ShardOption = None,
     force: Force = False,
     offline: Offline = False,
     json_: Json = False,
@@ -80,7 +82,7 @@ def extract(
     from pipelines import stages
 
     settings = settings_from(config, set_, extract_options(locals()))
-    outcome = stages.extract(slides, out, settings, limit=limit, force=force, offline=offline, quiet=quiet)
+    outcome = stages.extract(slides, out, settings, limit=limit, shard=shard, force=force, offline=offline, quiet=quiet)
     show(outcome, json_)
     return outcome.exit_code
 
@@ -115,6 +117,7 @@ def run(
     epochs: Epochs = None,
     seed: Seed = None,
     limit: Limit = None,
+    shard: ShardOption = None,
     force: Force = False,
     offline: Offline = False,
     json_: Json = False,
@@ -138,6 +141,7 @@ def run(
         name=name,
         target=target,
         limit=limit,
+        shard=shard,
         force=force,
         offline=offline,
         quiet=quiet,

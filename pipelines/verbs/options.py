@@ -62,6 +62,10 @@ Target = Annotated[str, typer.Option(help="Column of the labels that is to be pr
 Epochs = Annotated[int | None, typer.Option(help="At most so many epochs.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of split, initial weights and order.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N slides.")]
+ShardOption = Annotated[
+    str | None,
+    typer.Option("--shard", help="Only part i of n, e.g. 0/8; in a SLURM job array taken from its variables."),
+]
 Force = Annotated[bool, typer.Option("--force", help="Do it again even where it is done.")]
 Features = Annotated[str | None, typer.Option(help="Feature folder inside the job, where it has several.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Open no connection: weights come from disk alone.")]
