@@ -13,7 +13,8 @@ from . import shards
 from . import tables_of_job as tables
 from .config import ExtractSettings, LearnSettings, Settings, as_yaml
 from .console import exit_code_of
-from .errors import EnvironmentFault, ExitCode, NoAttentionError, UsageError
+from .encoding import encoder_of
+from .errors import ExitCode, NoAttentionError, UsageError
 from .files import sweep_leftovers, write_bytes, write_text
 from .forecast import gone
 from .jobfolder import JobFolder, Tiling, tiling_name
@@ -57,7 +58,7 @@ def extract(
     if limit is not None:
         found = replace(found, entries=found.entries[:limit])
     check_reference(settings.extract)
-    encoder = _encoder(settings.extract, offline)
+    encoder = encoder_of(settings.extract, offline=offline)
     sweep_leftovers(out)
     mine, everything = tables.join(job, found)
     mine = mine if part is None else shards.take(part, mine, job)
@@ -96,7 +97,7 @@ def plan(
     if limit is not None:
         found = replace(found, entries=found.entries[:limit])
     check_reference(settings.extract)
-    encoder = _encoder(settings.extract, offline)
+    encoder = encoder_of(settings.extract, offline=offline)
     job = None if out is None else JobFolder(out)
     mine = found if job is None else tables.join(job, found)[0]
     told = check_masks(settings.extract, job or JobFolder(Path("no job yet")), [e.slide_id for e in mine.entries])
@@ -312,7 +313,7 @@ def _check_before(
         from .predictions import find_model
 
         named = find_model(job, model)
-        made = passport_of(_encoder(settings.extract, offline), settings.extract)
+        made = passport_of(encoder_of(settings.extract, offline=offline), settings.extract)
         same_passport(named.model.config.get("encoder") or made, made, what=f"model {named.name} on these settings")
 
 
@@ -435,39 +436,6 @@ def _whole(outcome: Outcome, steps: Sequence[Said], *, trained: bool) -> Outcome
         warnings=tuple(dict.fromkeys((*outcome.warnings, *warnings))),
         text=(*outcome.text, *lines),
         more=more,
-    )
-
-
-def check_device(name: str) -> None:
-    """Refuse a device that is not there before anything is read.
-
-    Raises:
-        UsageError: there is no such kind of device.
-        EnvironmentFault: this machine lacks it.
-    """
-    kind, _, number = name.partition(":")
-    if kind not in ("auto", "cpu", "cuda") or (number and not number.isdigit()):
-        raise UsageError(f"--device {name}: write auto, cpu, cuda, or cuda:1 …")
-    if kind != "cuda":
-        return
-    import torch
-
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if int(number or 0) >= count:
-        raise EnvironmentFault(
-            f"--device {name}: this machine has {count} CUDA devices that torch {torch.__version__} can use. "
-            "Use --device cpu, or mend the driver: `slidemil doctor` says what is seen."
-        )
-
-
-def _encoder(settings: ExtractSettings, offline: bool) -> Any:
-    if offline:
-        os.environ["HF_HUB_OFFLINE"] = "1"
-    check_device(settings.device)
-    import mil
-
-    return mil.create_encoder(
-        settings.encoder, weights=settings.weights, device=settings.device, batch_size=settings.batch_size
     )
 
 
