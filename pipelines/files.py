@@ -22,7 +22,8 @@ from typing import Any
 import h5py
 
 from .errors import EnvironmentFault, UsageError
-from .tables import CellsError, rows_of
+from .h5_inside import refuse_outside
+from .tables import CellsError, rows_of, shown_plainly, written_plainly
 
 _CHUNK = 1 << 22
 
@@ -80,12 +81,15 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, ob
 
 
 def csv_bytes(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> bytes:
-    """Return a table; a value that is missing or None becomes an empty cell, names and texts stay as they are."""
+    """Return a table; a value that is missing or None becomes an empty cell.
+
+    Names and texts stay as they are, but for those that a spreadsheet would take for a formula: `tables.shown_plainly`.
+    """
     out = io.StringIO(newline="")
-    writer = csv.DictWriter(out, columns, restval="", extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([shown_plainly(column) for column in columns])
     for row in rows:
-        writer.writerow({key: _cell(value) for key, value in row.items()})
+        writer.writerow([_cell(row.get(column)) for column in columns])
     return out.getvalue().encode("utf-8", "surrogateescape")  # names of files need not be text
 
 
@@ -105,7 +109,7 @@ def read_csv(path: Path, *, strip: bool = True, errors: str = "strict") -> list[
     with path.open(newline="", encoding="utf-8-sig", errors=errors) as file:
         rows = rows_of(file, separator=None if strip else ",")
         try:
-            return [{key.strip(): value.strip() if strip else value for key, value in row.items()} for row in rows]
+            return [{_read(key, strip=True): _read(value, strip=strip) for key, value in row.items()} for row in rows]
         except CellsError as error:
             raise UsageError(f"{path}: {error}") from None
 
@@ -119,8 +123,19 @@ def h5_bytes(fill: Callable[[h5py.File], None]) -> bytes:
 
 
 def open_h5(path: Path) -> h5py.File:
-    """Open HDF5 for reading, without locks, which fail on many network file systems."""
-    return h5py.File(path, "r", locking=False)
+    """Open HDF5 for reading, without locks, which fail on many network file systems.
+
+    Raises:
+        OSError: it is no HDF5 file, or damaged.
+        CheckFailedError: a name in it leads to another file.
+    """
+    file = h5py.File(path, "r", locking=False)
+    try:
+        refuse_outside(file, path)
+    except BaseException:
+        file.close()
+        raise
+    return file
 
 
 def sha256_file(path: Path) -> str:
@@ -141,7 +156,13 @@ def sha256_json(value: object) -> str:
 def _cell(value: object) -> object:
     if value is None:
         return ""
+    if isinstance(value, str):
+        return shown_plainly(value)
     return format(value, ".9g") if isinstance(value, float) else value
+
+
+def _read(cell: str, *, strip: bool) -> str:
+    return written_plainly(cell.strip() if strip else cell)
 
 
 def _host() -> str:

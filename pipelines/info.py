@@ -10,13 +10,13 @@ import wsi
 from wsi.errors import printable
 
 from .errors import ExitCode
-from .manifest import SlideEntry, find_slides
+from .manifest import SlideEntry, Sources, find_slides
 from .outcome import Said
 from .scan_slide import tissue_or_why
 from .slide_work import reader_of
 
 
-def look(sources: Sequence[Path], *, slide_mpp: float | None = None) -> Said:
+def look(sources: Sequence[Path] | Sources, *, slide_mpp: float | None = None) -> Said:
     """Open each slide and say what it is; a slide that cannot be opened is said with its cause.
 
     Raises:

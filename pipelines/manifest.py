@@ -20,6 +20,9 @@ from .files import read_csv
 from .tables import ALIASES, first_of, number_of
 
 _LONGEST_NAME = 180  # bytes; leaves room for suffixes under the 255 that file systems take
+_LONGEST_NOTE = 4096
+_HARMFUL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff/\\:*?\"<>|]+")
+"""Signs of control and of direction, halves of signs, and what a file system or shell takes for more than a letter."""
 _TWO_PART_SUFFIXES = (".ome.tif", ".ome.tiff", ".ome.zarr")
 
 
@@ -59,7 +62,30 @@ class Manifest:
     notes: tuple[str, ...] = ()
 
 
-def find_slides(sources: Sequence[Path]) -> Manifest:
+@dataclass(frozen=True)
+class Sources:
+    """The SLIDES argument, and how it is to be taken.
+
+    Attributes:
+        given: folders, slide files, or CSV manifests.
+        outside: whether a manifest may name slides that do not lie below its own folder.
+    """
+
+    given: tuple[Path, ...]
+    outside: bool = False
+
+    @property
+    def names(self) -> list[str]:
+        """What a record of the run says of them."""
+        return [source.name for source in self.given]
+
+    @classmethod
+    def of(cls, slides: Sequence[Path] | Sources) -> Sources:
+        """Return what is meant where nothing more is said."""
+        return slides if isinstance(slides, Sources) else cls(tuple(slides))
+
+
+def find_slides(slides: Sequence[Path] | Sources) -> Manifest:
     """Turn the SLIDES argument into slides, sorted by name.
 
     Raises:
@@ -71,13 +97,14 @@ def find_slides(sources: Sequence[Path]) -> Manifest:
     seen: list[Path] = []
     notes: list[str] = []
     series = Series()
+    sources, outside = Sources.of(slides).given, Sources.of(slides).outside
     for source in sources:
         if source.is_dir():
             found += _from_folder(source, seen, notes, series)
         elif not source.exists():
             raise UsageError(f"{source}: no such file or folder. Give a folder, slide files, or a CSV manifest.")
         elif source.suffix.lower() == ".csv":
-            found += _from_csv(source, series)
+            found += _from_csv(source, series, outside=outside)
         else:
             files.append(source)
     joined = _join_series(files, series)
@@ -85,8 +112,8 @@ def find_slides(sources: Sequence[Path]) -> Manifest:
     if not found:
         raise NothingMatchedError(_nothing(sources, seen))
     entries, renamed = _name_apart(_drop_repeats(found, notes, series), _common_folder(sources))
-    notes += renamed
-    return Manifest(tuple(sorted(entries, key=lambda entry: entry.slide_id)), tuple(notes))
+    told = tuple(one_line(note) for note in (*notes, *renamed))
+    return Manifest(tuple(sorted(entries, key=lambda entry: entry.slide_id)), told)
 
 
 def slide_stem(path: Path) -> str:
@@ -103,9 +130,9 @@ def safe_name(name: str) -> str:
     Names that are harmless already come back unchanged; any other gets a short hash of the original, so
     that two different names never become one.
     """
-    clean = re.sub(r"[\x00-\x1f\x7f\ud800-\udfff/\\:*?\"<>|]+", "_", unicodedata.normalize("NFC", name))
-    clean = re.sub(r"\s+", " ", clean).strip(" .")
-    clean = clean.lstrip("=+-@")  # a spreadsheet would take these for a formula, a shell for an option
+    clean = _HARMFUL.sub("_", unicodedata.normalize("NFC", name))
+    clean = re.sub(r"\s+", " ", clean).rstrip(" .")
+    clean = clean.lstrip("=+-@ .")  # a spreadsheet would take these for a formula, a shell for an option
     while len(clean.encode()) > _LONGEST_NAME:
         clean = clean[:-1]
     return clean if clean == name else f"{clean or 'slide'}__{_short_hash(name)}"
@@ -221,10 +248,10 @@ def read_table(path: Path) -> list[SlideEntry]:
     Raises:
         UsageError: its columns or cells do not fit.
     """
-    return _from_csv(path, Series())
+    return _from_csv(path, Series(), outside=True)
 
 
-def _from_csv(path: Path, series: Series) -> list[SlideEntry]:
+def _from_csv(path: Path, series: Series, *, outside: bool) -> list[SlideEntry]:
     rows = read_csv(path, errors="surrogateescape")  # names of files need not be text
     if not rows:
         return []
@@ -237,9 +264,22 @@ def _from_csv(path: Path, series: Series) -> list[SlideEntry]:
         )
     mistakes: list[str] = []
     entries = [_csv_entry(row, number, path, path_column, mistakes, series) for number, row in enumerate(rows, start=2)]
+    if not outside:
+        mistakes += _outside(entries, path)
     if mistakes:
         raise UsageError(f"{path}: {len(mistakes)} rows do not fit:\n  " + "\n  ".join(mistakes[:10]))
     return entries
+
+
+def _outside(entries: Sequence[SlideEntry], table: Path) -> list[str]:
+    """Say which rows lead out of the folder of their table: a list from a stranger must not name any file it likes."""
+    folder = os.path.abspath(table.parent)  # noqa: PTH100 - as it is written: where links lead is the folder's affair
+    rows = ((number, os.path.abspath(entry.path)) for number, entry in enumerate(entries, start=2))  # noqa: PTH100
+    return [
+        f"line {number}: {one_line(path)} lies outside the folder of the table. Where you trust it, add --allow-outside"
+        for number, path in rows
+        if os.path.commonpath([folder, path]) != folder
+    ]
 
 
 def _csv_entry(
@@ -328,6 +368,13 @@ def name_after_path(entry: SlideEntry, base: Path, taken: Collection[str]) -> Sl
     return replace(entry, slide_id=slide_id, case_id=case_id)
 
 
+def one_line(text: str) -> str:
+    """Return text in which a name may stand, on one line that no terminal obeys."""
+    from wsi.errors import printable
+
+    return printable(text, limit=_LONGEST_NOTE)
+
+
 def _short_hash(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:8]
 
@@ -336,7 +383,7 @@ def _nothing(sources: Sequence[Path], seen: list[Path]) -> str:
     where = ", ".join(str(source) for source in sources)
     if not seen:
         return f"{where}: no slide found, and no other file either. Give the folder that holds the slides."
-    examples = ", ".join(path.name for path in seen[:3])
+    examples = ", ".join(one_line(path.name) for path in seen[:3])
     return (
         f"{where}: no slide among {len(seen)} files (e.g. {examples}). "
         "Slides are .svs, .tif, .tiff, .ndpi, .mrxs, .scn, .bif, .vms, .dcm, .qptiff …; "

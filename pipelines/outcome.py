@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from .errors import ExitCode
+from .manifest import one_line
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class Outcome:
     def lines(self) -> list[str]:
         """Return what people read: counts, then failures with their mend, then the rest."""
         counts = f"{self.found} slides: {len(self.done)} done, {len(self.skipped)} were done, {len(self.failed)} failed"
-        failed = [f"  failed  {f.slide}: {f.cause}. {f.mend}".rstrip() for f in self.failed]
+        failed = [one_line(f"  failed  {f.slide}: {f.cause}. {f.mend}".rstrip()) for f in self.failed]
         pace = [self.bottleneck] if self.done else []
         stopped = [f"  stopped  {self.problem}"] if self.problem else []
         return [counts, *failed, *(f"  note    {text}" for text in self.warnings), *pace, *self.text, *stopped]

@@ -15,7 +15,7 @@ from . import losable
 from .errors import ExitCode, UsageError
 from .files import sha256_file
 from .filled_in import Filled, filled_in
-from .manifest import SlideEntry, find_slides
+from .manifest import SlideEntry, Sources, find_slides
 from .progress import progress
 from .scan_slide import LIGHTS, Finding, ScanSettings, SlideRow, Task, alike, look, seconds_for
 from .scan_tables import INVENTORY, MANIFEST, as_object, write_inventory, write_manifest
@@ -61,7 +61,7 @@ class Scanned:
 
 
 def scan(
-    sources: Sequence[Path],
+    sources: Sequence[Path] | Sources,
     settings: ScanSettings,
     *,
     out: Path | None = None,

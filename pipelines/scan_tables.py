@@ -96,7 +96,9 @@ def write_manifest(path: Path, rows: Sequence[SlideRow], before: Filled | None =
     left = f"; {len(rows) - len(told)} that would fail are left out" if len(told) < len(rows) else ""
     kept = f"; what was filled in before is kept ({_counted(before.kept, 'slide')})" if before and before.kept else ""
     stay = f"; what was said of {_counted(len(others), 'slide')} not looked at stays" if others else ""
-    return f"{path}: a manifest of {len(lines)} slides{ask}{left}{kept}{stay}"
+    away = any(Path(str(line["path"])).is_absolute() for line in lines)
+    switch = "; slides lie outside its folder: a job takes it with --allow-outside" if away else ""
+    return f"{path}: a manifest of {len(lines)} slides{ask}{left}{kept}{stay}{switch}"
 
 
 def _counted(count: int, what: str) -> str:

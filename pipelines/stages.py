@@ -19,7 +19,7 @@ from .files import sweep_leftovers, write_bytes, write_text
 from .forecast import gone
 from .jobfolder import JobFolder, Tiling, tiling_name
 from .labels import Labels, read_labels
-from .manifest import Manifest, SlideEntry, find_slides, safe_name
+from .manifest import Manifest, SlideEntry, Sources, find_slides, safe_name
 from .outcome import Outcome, Said
 from .progress import progress
 from .provenance import Run
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def extract(
-    slides: Sequence[Path],
+    slides: Sequence[Path] | Sources,
     out: Path,
     settings: Settings,
     *,
@@ -67,13 +67,13 @@ def extract(
     mine = replace(mine, notes=(*mine.notes, *told, *((missed,) if missed else ())))
     tables.write_manifest(job, everything)
     write_text(job.settings, as_yaml(settings))
-    run = Run(job, "extract", {"slides": [path.name for path in slides], **dataclasses.asdict(settings)})
+    run = Run(job, "extract", {"slides": Sources.of(slides).names, **dataclasses.asdict(settings)})
     run.facts |= {"followed_plan": planned} if planned else {}
     return _extract(job, run, mine, everything, settings.extract, encoder, force=force, quiet=quiet)
 
 
 def plan(
-    slides: Sequence[Path],
+    slides: Sequence[Path] | Sources,
     out: Path | None,
     settings: Settings,
     *,
@@ -104,7 +104,7 @@ def plan(
     with progress("plan", "slides", quiet=quiet) as bar:
         made = make_plan(mine, settings.extract, encoder, job, seconds, force=force, bar=bar)
     if job is not None:
-        run = Run(job, "plan", {"slides": [path.name for path in slides], **dataclasses.asdict(settings)})
+        run = Run(job, "plan", {"slides": Sources.of(slides).names, **dataclasses.asdict(settings)})
         keep(made, run, settings.extract, encoder)
     return say_plan(made, settings.extract, encoder, (*mine.notes, *told))
 
@@ -232,7 +232,7 @@ def report(out: Path) -> Said:
 
 
 def run(
-    slides: Sequence[Path],
+    slides: Sequence[Path] | Sources,
     out: Path,
     settings: Settings,
     *,
@@ -291,7 +291,7 @@ def run(
 
 def _check_before(
     job: JobFolder,
-    slides: Sequence[Path],
+    slides: Sequence[Path] | Sources,
     settings: Settings,
     labels: Path | None,
     model: str | None,

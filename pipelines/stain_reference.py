@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import stain
@@ -12,7 +13,7 @@ import wsi
 
 from .errors import ExitCode, NothingMatchedError, UsageError
 from .files import write_text
-from .manifest import find_slides
+from .manifest import Sources, find_slides
 from .outcome import Said
 from .progress import progress
 from .slide_work import pooled_pixels
@@ -21,7 +22,7 @@ from .targets import check_json
 
 
 def fit_cohort(
-    sources: Sequence[Path],
+    sources: Sequence[Path] | Sources,
     out: Path,
     method: str = "macenko",
     *,
@@ -62,13 +63,20 @@ def fit_cohort(
 
 
 def _each(
-    sources: Sequence[Path], spec: wsi.TileSpec, slide_mpp: float | None, method: str, limit: int | None, quiet: bool
+    sources: Sequence[Path] | Sources,
+    spec: wsi.TileSpec,
+    slide_mpp: float | None,
+    method: str,
+    limit: int | None,
+    quiet: bool,
 ) -> Iterator[tuple[str, stain.StainParams | str]]:
     """Yield the name of each slide or image with its fit, or why it cannot be read."""
-    images = [path for source in sources for path in _images(source)]
+    given = Sources.of(sources)
+    images = [path for source in given.given for path in _images(source)]
     entries = []
     try:
-        entries = list(find_slides([source for source in sources if source.suffix.lower() not in IMAGES]).entries)
+        slides = tuple(source for source in given.given if source.suffix.lower() not in IMAGES)
+        entries = list(find_slides(replace(given, given=slides)).entries)
     except NothingMatchedError:
         if not images:
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterable, Iterator
 from itertools import chain
 
@@ -15,6 +16,9 @@ ALIASES: dict[str, tuple[str, ...]] = {
 }
 _SEPARATORS = ",;\t"
 """What spreadsheets put between cells; `;` where the decimal sign is a comma."""
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What a spreadsheet takes for the beginning of a formula, and runs."""
 
 
 class CellsError(ValueError):
@@ -74,3 +78,23 @@ def number_of(cell: str) -> float:
         return float(cell.replace(",", ".", 1) if "." not in cell else cell)
     except ValueError:
         return float("nan")
+
+
+def shown_plainly(cell: str) -> str:
+    """Return the text of a cell so that no spreadsheet runs it: what looks like a formula gets a `'` in front.
+
+    Numbers stay. `written_plainly` takes the sign away again; so a text that begins with it gets one more.
+
+    Source: OWASP, CSV Injection.
+    """
+    text = cell.lstrip("'")
+    return f"'{cell}" if text.startswith(_FORMULA) and not _is_number(cell) else cell
+
+
+def written_plainly(cell: str) -> str:
+    """Return what was given to `shown_plainly`."""
+    return cell[1:] if cell.startswith("'") and cell.lstrip("'").startswith(_FORMULA) else cell
+
+
+def _is_number(cell: str) -> bool:
+    return re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", cell, re.IGNORECASE | re.ASCII) is not None

@@ -25,6 +25,7 @@ from .options import (
     Name,
     Offline,
     Out,
+    Outside,
     Overlap,
     Quiet,
     Seed,
@@ -69,6 +70,7 @@ def extract(
     max_bad_tiles: MaxBad = None,
     limit: Limit = None,
     shard: ShardOption = None,
+    allow_outside: Outside = False,
     force: Force = False,
     offline: Offline = False,
     json_: Json = False,
@@ -80,9 +82,13 @@ def extract(
     Example: slidemil extract slides/ -o job --mpp 0.5 --encoder resnet18 --weights resnet18.safetensors
     """
     from pipelines import stages
+    from pipelines.manifest import Sources
 
     settings = settings_from(config, set_, extract_options(locals()))
-    outcome = stages.extract(slides, out, settings, limit=limit, shard=shard, force=force, offline=offline, quiet=quiet)
+    sources = Sources(tuple(slides), allow_outside)
+    outcome = stages.extract(
+        sources, out, settings, limit=limit, shard=shard, force=force, offline=offline, quiet=quiet
+    )
     show(outcome, json_)
     return outcome.exit_code
 
@@ -118,6 +124,7 @@ def run(
     seed: Seed = None,
     limit: Limit = None,
     shard: ShardOption = None,
+    allow_outside: Outside = False,
     force: Force = False,
     offline: Offline = False,
     json_: Json = False,
@@ -129,11 +136,12 @@ def run(
     Example: slidemil run slides/ -o job -l labels.csv
     """
     from pipelines import stages
+    from pipelines.manifest import Sources
 
     options = extract_options(locals()) | {"head": snake(head), "epochs": epochs, "seed": seed}
     settings = settings_from(config, set_, options)
     outcome = stages.run(
-        slides,
+        Sources(tuple(slides), allow_outside),
         out,
         settings,
         labels=labels,

@@ -10,6 +10,9 @@ import typer
 from pipelines.console import say
 
 Slides = Annotated[list[Path], typer.Argument(help="A folder (searched recursively), slides, or a CSV manifest.")]
+Outside = Annotated[
+    bool, typer.Option("--allow-outside", help="Take slides that a CSV manifest names outside its own folder.")
+]
 Job = Annotated[Path, typer.Argument(help="Job folder.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Job folder; run again on it to resume.")]
 MaybeOut = Annotated[Path | None, typer.Option("--out", "-o", help="Job folder that the run would go to.")]

@@ -25,6 +25,7 @@ from .options import (
     MinTissue,
     Mpp,
     Offline,
+    Outside,
     Overlap,
     Quiet,
     SlideMpp,
@@ -42,14 +43,21 @@ from .options import (
 
 
 @guarded
-def info(slides: Slides, slide_mpp: SlideMpp = None, json_: Json = False, verbose: Verbose = False) -> int:
+def info(
+    slides: Slides,
+    slide_mpp: SlideMpp = None,
+    allow_outside: Outside = False,
+    json_: Json = False,
+    verbose: Verbose = False,
+) -> int:
     """What a slide is: reader, size, levels, µm per pixel and where it comes from.
 
     Example: slidemil info slides/a.svs
     """
     from pipelines.info import look
+    from pipelines.manifest import Sources
 
-    result = look(slides, slide_mpp=slide_mpp)
+    result = look(Sources(tuple(slides), allow_outside), slide_mpp=slide_mpp)
     show(result, json_)
     return result.exit_code
 
@@ -68,6 +76,7 @@ def scan(
     deep: Annotated[bool, typer.Option("--deep", help="Decode every tile of every slide: sure, and slow.")] = False,
     quality: Annotated[bool, typer.Option(help="Look for blur, pen, folds, bubbles and edges.")] = True,
     limit: Limit = None,
+    allow_outside: Outside = False,
     json_: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -78,6 +87,7 @@ def scan(
     """
     from pipelines import scan as stage
     from pipelines.config import load_settings
+    from pipelines.manifest import Sources
     from pipelines.scan_slide import ScanSettings
 
     asked = {"mpp": mpp, "tile": tile, "slide_mpp": slide_mpp, "allow_upsampling": allow_upsampling}
@@ -91,7 +101,8 @@ def scan(
         deep=deep,
         quality=quality,
     )
-    result = stage.scan(slides, settings, out=out, manifest=manifest, limit=limit, quiet=quiet)
+    sources = Sources(tuple(slides), allow_outside)
+    result = stage.scan(sources, settings, out=out, manifest=manifest, limit=limit, quiet=quiet)
     show(result, json_)
     return result.exit_code
 
@@ -120,6 +131,7 @@ def plan(
     max_bad_tiles: MaxBad = None,
     probe: Annotated[float, typer.Option(min=1, help="Seconds to measure and count at most.")] = 20,
     limit: Limit = None,
+    allow_outside: Outside = False,
     force: Force = False,
     offline: Offline = False,
     json_: Json = False,
@@ -134,8 +146,10 @@ def plan(
     Example: slidemil plan slides/ -o job --encoder resnet18 --weights resnet18.safetensors
     """
     from pipelines import stages
+    from pipelines.manifest import Sources
 
     settings = settings_from(config, set_, extract_options(locals()))
-    result = stages.plan(slides, out, settings, seconds=probe, limit=limit, force=force, offline=offline, quiet=quiet)
+    sources = Sources(tuple(slides), allow_outside)
+    result = stages.plan(sources, out, settings, seconds=probe, limit=limit, force=force, offline=offline, quiet=quiet)
     show(result, json_)
     return result.exit_code

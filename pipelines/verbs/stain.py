@@ -9,7 +9,7 @@ import typer
 
 from pipelines.console import guarded, show
 
-from .options import Json, Limit, Quiet, SlideMpp, Slides, Verbose
+from .options import Json, Limit, Outside, Quiet, SlideMpp, Slides, Verbose
 
 
 @guarded
@@ -20,6 +20,7 @@ def fit(
     mpp: Annotated[float, typer.Option(help="µm per pixel of the tiles that are looked at.")] = 0.5,
     slide_mpp: SlideMpp = None,
     limit: Limit = None,
+    allow_outside: Outside = False,
     json_: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -28,8 +29,11 @@ def fit(
 
     Example: slidemil stain fit slides/ -o reference.json --method macenko
     """
+    from pipelines.manifest import Sources
     from pipelines.stain_reference import fit_cohort
 
-    result = fit_cohort(slides, out, method, mpp=mpp, slide_mpp=slide_mpp, limit=limit, quiet=quiet)
+    result = fit_cohort(
+        Sources(tuple(slides), allow_outside), out, method, mpp=mpp, slide_mpp=slide_mpp, limit=limit, quiet=quiet
+    )
     show(result, json_)
     return result.exit_code

@@ -85,7 +85,7 @@ def test_a_file_that_points_outside_itself_is_refused(tmp_path):
     with h5py.File(path, "w") as file:
         file["coords"] = np.zeros((2, 2), np.int64)
         file["features"] = h5py.ExternalLink(str(secret), "features")
-    with pytest.raises(JobError, match="points to another file"):
+    with pytest.raises(JobError, match=r"another file.* refused"):
         read_features(path)
 
 
@@ -95,7 +95,7 @@ def test_storage_outside_the_file_is_refused(tmp_path):
     with h5py.File(path, "w") as file:
         file["coords"] = np.zeros((2, 2), np.int64)
         file.create_dataset("features", (2, 3), "f8", external=[(str(tmp_path / "text"), 0, 48)])
-    with pytest.raises(JobError, match="points to another file"):
+    with pytest.raises(JobError, match=r"another file.* refused"):
         read_features(path)
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.errors import NothingMatchedError, UsageError
-from pipelines.manifest import find_slides, safe_name, slide_stem
+from pipelines.manifest import Sources, find_slides, safe_name, slide_stem
 
 
 def make_svs(path, seed=0):
@@ -97,7 +97,7 @@ def test_files_of_one_dicom_series_are_one_slide_however_they_are_given(tmp_path
         assert set(entry.files) == set(files)
         assert entry.path == named[0]
     (tmp_path / "list.csv").write_text(f"path,slide_id\n{files[0]},mine\n")
-    (entry,) = find_slides([tmp_path / "list.csv"]).entries
+    (entry,) = find_slides(Sources((tmp_path / "list.csv",), outside=True)).entries
     assert entry.slide_id == "mine"
     assert set(entry.files) == set(files)
 

@@ -19,7 +19,7 @@ from _zoo import write_zoo
 from rich.cells import cell_len
 
 from pipelines import scan as stage
-from pipelines.manifest import find_slides
+from pipelines.manifest import Sources, find_slides
 from pipelines.scan_slide import ScanSettings, Task, look
 from pipelines.scan_tables import as_object, write_inventory, write_manifest
 from pipelines.scan_text import _table, size_of
@@ -180,7 +180,7 @@ def test_a_manifest_once_filled_in_is_what_a_job_takes(slides, tmp_path):
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    code, said = slidemil_json("extract", tmp_path / "m.csv", "-o", tmp_path / "job")
+    code, said = slidemil_json("extract", tmp_path / "m.csv", "-o", tmp_path / "job", "--allow-outside")
     assert (code, said["slides"]["done"]) == (0, 3)
     sources = {row["slide_id"]: row["mpp_source"] for row in table_of(tmp_path / "job" / "slides.csv")}
     assert (sources["absurd"], sources["bare"]) == ("manifest", "manifest")
@@ -192,8 +192,8 @@ def test_a_manifest_keeps_what_another_one_said(slides, tmp_path):
     given.write_text(
         f"path,case_id,mpp,label,site\n{slides / 'bare.tif'},P1,0.4,tumor,A\n{slides / 'good.svs'},P2,,none,B\n"
     )
-    slidemil("scan", given, "--manifest", tmp_path / "m.csv", "--no-quality", "-q")
-    before, after = (find_slides([path]).entries for path in (given, tmp_path / "m.csv"))
+    slidemil("scan", given, "--manifest", tmp_path / "m.csv", "--no-quality", "-q", "--allow-outside")
+    before, after = (find_slides(Sources((path,), True)).entries for path in (given, tmp_path / "m.csv"))
     for old, new in zip(before, after, strict=True):
         assert (old.slide_id, old.case_id, old.mpp) == (new.slide_id, new.case_id, new.mpp)
         assert old.path.resolve() == new.path.resolve()
@@ -230,7 +230,7 @@ def test_odd_names_lie_in_the_tables_and_lead_back_to_their_slides(tmp_path):
         for table in (tmp_path / "beside.csv", folder / "inside.csv", tmp_path / "else" / "where.csv"):
             write(table, found.rows)
             assert not [cell for row in table_of(table) for cell in row.values() if cell.startswith(tuple("=+-@"))]
-            entries = find_slides([table]).entries
+            entries = find_slides(Sources((table,), outside=True)).entries
             assert {os.path.realpath(entry.path) for entry in entries} == {os.path.realpath(path) for path in paths}
             assert {entry.slide_id for entry in entries} == names
 
