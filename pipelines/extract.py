@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ import stain
 import wsi
 
 from . import tissue_of_slide
+from .claims import Claim, Claims
 from .config import ExtractSettings
 from .counting import size_of
 from .features import decisive
@@ -23,8 +25,8 @@ from .manifest import Manifest, SlideEntry
 from .outcome import Failure, Outcome
 from .preparing import Preparer
 from .progress import Progress
-from .provenance import Run, series_sha256
-from .records import Record, changed_parts, current, forget, read_record
+from .provenance import Run, known_sha256, series_sha256
+from .records import Record, changed_parts, current, forget_failure, key_of, read_failure, read_record, write_failure
 from .slide_work import SlideWork, finish_slide, passport_name
 from .stain_target import reference_identity
 from .timing import StageClock
@@ -38,6 +40,10 @@ Batch = np.ndarray[Any, Any]
 
 _THREADS_PER_PROCESS = 16
 _MANY_SLIDES = 24
+_LOOK_EVERY = 0.5
+"""Seconds between two looks at slides that other runs work on."""
+_LOOK_AT = 20
+"""Slides that are looked at each time: a thousand runs that wait must not drown the file server."""
 _STAGES = ("hash", "prepare", "stain", "encode", "write")
 
 
@@ -57,7 +63,11 @@ class Slab:
 
 @dataclass
 class Extraction:
-    """One run over many slides: what it needs, and what it has found so far."""
+    """One run over many slides: what it needs, and what it has found so far.
+
+    Each slide is claimed before anything is done to it, and given up when it is finished or has failed. Slides that
+    other runs work on are `held`: they are looked at again when all others are done.
+    """
 
     job: JobFolder
     settings: ExtractSettings
@@ -65,6 +75,7 @@ class Extraction:
     run: Run
     progress: Progress
     force: bool = False
+    slides: int = 0
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
     failures: dict[str, Failure] = field(default_factory=dict)
     fresh: list[str] = field(default_factory=list)
@@ -76,9 +87,16 @@ class Extraction:
     core_apart: float = 0.0
     hashed: int = 0
     tiles: int = 0
+    held: list[SlideEntry] = field(default_factory=list)
+    opened: int = 0
     _works: list[SlideWork | None] = field(default_factory=list)
+    _asked: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     _empty: int = 0
     _slab: Slab = field(default_factory=Slab)
+
+    def __post_init__(self) -> None:
+        """Nothing is claimed so far."""
+        self.claims = Claims(self.job, "slides", run=self.run.name, took_over=self._took_over)
 
     @property
     def tiling(self) -> Tiling:
@@ -95,60 +113,111 @@ class Extraction:
         """The feature file of a slide."""
         return self.tiling.features(passport_name(self.passport), slide_id)
 
-    def pending(self, manifest: Manifest) -> Iterator[tuple[SlideEntry, dict[str, Any]]]:
-        """Yield the slides that are not done, each with the parts that determine its features."""
-        for entry in manifest.entries:
+    def pending(self, entries: Sequence[SlideEntry]) -> Iterator[tuple[SlideEntry, dict[str, Any]]]:
+        """Yield the slides that are to be done, claimed, each with the parts that determine its features."""
+        for entry in entries:
             if self.stopping:
                 return
-            try:
-                with self.clocks["hash"].of(1):
-                    digest = series_sha256(self.job, entry.slide_id, entry.files)
-            except OSError as error:
-                self._unreachable(entry, error)
+            if self._is_done(entry):
                 continue
-            self.hashed += size_of(entry)
-            parts = self.parts(entry, digest)
-            record = self.finished(entry, parts)
+            if not self.claims.take(entry.slide_id):
+                self.held.append(entry)
+                continue
+            parts = self._hashed(entry)
+            if parts is None:
+                continue
+            record = self.finished(entry, parts)  # looked at under the claim: another run may just have finished it
             if record is None:
                 self._say_what_changed(entry, parts)
+                self._asked[entry.slide_id] = parts
+                forget_failure(self.job, self.output(entry.slide_id))
                 yield entry, parts
             else:
                 self._skip(entry, record)
 
-    def sources(self, manifest: Manifest) -> Iterator[tuple[wsi.Slide, wsi.TileGrid]]:
+    def sources(self, entries: Sequence[SlideEntry]) -> Iterator[tuple[wsi.Slide, wsi.TileGrid]]:
         """Open the pending slides one after the other, for the stream; failures are kept, not raised."""
-        preparer = Preparer(self.job, self.tiling, self.settings, apart=_apart(self.settings, manifest))
+        self._works = []
+        preparer = Preparer(self.job, self.tiling, self.settings, apart=_apart(self.settings, entries))
         with closing(preparer):
-            yield from self._sources(manifest, preparer)
+            yield from self._sources(entries, preparer)
 
-    def _sources(self, manifest: Manifest, preparer: Preparer) -> Iterator[tuple[wsi.Slide, wsi.TileGrid]]:
-        for entry, parts in self.pending(manifest):
+    def _sources(self, entries: Sequence[SlideEntry], preparer: Preparer) -> Iterator[tuple[wsi.Slide, wsi.TileGrid]]:
+        for entry, parts in self.pending(entries):
             try:
                 with self.clocks["prepare"].of(1):
                     work = preparer(entry, parts)
             except wsi.SlideError as error:
                 self.fail(entry, error)
-                self._tell_total(manifest)
+                self._tell_total()
                 continue
             self.core_apart = preparer.core
             self.run.log("opened", slide=entry.slide_id, tiles=len(work.grid.xy), reader=work.slide.reader)
             if len(work.grid.xy) == 0:
                 self._empty += 1
                 self.close(work)
-                self._tell_total(manifest)
+                self._tell_total()
                 continue
             self.add(work)
-            self._tell_total(manifest)
+            self._tell_total()
             yield work.slide, work.grid
-        self._tell_total(manifest)  # the last ones may have been done already
+        self._tell_total()  # the last ones may have been done already
 
-    def _tell_total(self, manifest: Manifest) -> None:
-        slides = len(manifest.entries)
-        self.progress.total(round(self.expected_tiles(slides)), exact=self.seen >= slides)
+    def wait_for_others(self) -> list[SlideEntry]:
+        """Wait until other runs have given up slides that they held, by finishing, by failing or by dying.
+
+        Returns:
+            What is left to be done of these; slides that another run could not make have failed here, too.
+        """
+        while True:
+            looked, rest = self.held[:_LOOK_AT], self.held[_LOOK_AT:]
+            busy = {entry.slide_id: other for entry in looked if (other := self.claims.holder(entry.slide_id))}
+            self.held = [*rest, *(entry for entry in looked if entry.slide_id in busy)]
+            free = [entry for entry in looked if entry.slide_id not in busy]
+            if free:
+                return [entry for entry in free if not self._failed_elsewhere(entry)]
+            who = next(iter(busy.values())).who
+            self.progress.advance(0, note=f"waiting for {len(self.held)} slides of another run ({who})")
+            time.sleep(_LOOK_EVERY)
+
+    def _is_done(self, entry: SlideEntry) -> bool:
+        """Tell at little cost whether a slide needs no more work: no slide is read for it."""
+        digest = known_sha256(self.job, entry.slide_id, entry.files)
+        record = None if digest is None else self.finished(entry, self.parts(entry, digest))
+        if record is not None:
+            self._skip(entry, record)
+        return record is not None
+
+    def _hashed(self, entry: SlideEntry) -> dict[str, Any] | None:
+        """Return the parts of a slide, None where it cannot be read."""
+        try:
+            with self.clocks["hash"].of(1):
+                digest = series_sha256(self.job, entry.slide_id, entry.files)
+        except OSError as error:
+            self._unreachable(entry, error)
+            return None
+        self.hashed += size_of(entry)
+        return self.parts(entry, digest)
+
+    def _failed_elsewhere(self, entry: SlideEntry) -> bool:
+        """Tell whether another run found that a slide cannot be made, with the settings of this one."""
+        digest = known_sha256(self.job, entry.slide_id, entry.files)
+        failed = read_failure(self.job, self.output(entry.slide_id))
+        if digest is None or failed is None or failed.key != key_of(self.parts(entry, digest)):
+            return False
+        self.failures[entry.slide_id] = Failure(entry.slide_id, failed.cause, failed.mend)
+        return True
+
+    def _took_over(self, slide_id: str, left: Claim) -> None:
+        self.run.log("took over", slide=slide_id, run=left.run, owner=left.who)
+
+    def _tell_total(self) -> None:
+        self.progress.total(round(self.expected_tiles(self.slides)), exact=self.seen >= self.slides)
 
     def add(self, work: SlideWork) -> None:
         """Take a slide in: the next one that the stream reads."""
         self.tiles += len(work.grid.xy)
+        self.opened += 1
         self._works.append(work)
 
     def take(self, batch: wsi.TileBatch) -> None:
@@ -173,6 +242,7 @@ class Extraction:
         for work in self._works:
             if work is not None:
                 work.slide.close()
+        self.claims.close()
 
     def close(self, work: SlideWork) -> None:
         """Write what a complete slide has become."""
@@ -187,13 +257,17 @@ class Extraction:
         self.facts[name] = facts
         self.fresh.append(name)
         self.outputs.append(str(self.output(name).relative_to(self.job.root)))
+        self.claims.release(name)
         self.run.log("done", slide=name, tiles=facts["n_tiles"], missing=facts["n_missing"])
 
     def fail(self, entry: SlideEntry, error: wsi.SlideError) -> None:
         """Keep a failure; the other slides go on. What an earlier run made of this slide no longer counts."""
-        forget(self.job, self.output(entry.slide_id))
-        self.failures[entry.slide_id] = Failure(entry.slide_id, f"{error.slide}: {error.what}", error.mend)
-        self.run.log("failed", slide=entry.slide_id, cause=error.what, mend=error.mend)
+        name = entry.slide_id
+        failure = Failure(name, f"{error.slide}: {error.what}", error.mend)
+        write_failure(self.job, self.output(name), self._asked.get(name), failure.cause, failure.mend)
+        self.failures[name] = failure
+        self.claims.release(name)
+        self.run.log("failed", slide=name, cause=error.what, mend=error.mend)
 
     def _normalize(self, batch: wsi.TileBatch, good: np.ndarray[Any, Any]) -> Any:
         pixels = batch.pixels if len(good) == len(batch.ok) else batch.pixels[good]
@@ -222,11 +296,6 @@ class Extraction:
             shape = (len(pixels), 3, *pixels.shape[1:3])
             normalized = params.apply_normalized(pixels, levels, slab(shape, np.float32))
         return normalized
-
-    @property
-    def opened(self) -> int:
-        """How many slides with tiles were opened."""
-        return len(self._works)
 
     @property
     def seen(self) -> int:
@@ -282,6 +351,7 @@ class Extraction:
         }
 
     def _skip(self, entry: SlideEntry, record: Record) -> None:
+        self.claims.release(entry.slide_id)
         self.facts[entry.slide_id] = dict(record.facts)
         self.skipped.append(entry.slide_id)
 
@@ -331,10 +401,10 @@ def colors_of(settings: ExtractSettings) -> dict[str, str]:
     return {} if settings.icc == "none" else {"icc": settings.icc}
 
 
-def _apart(settings: ExtractSettings, manifest: Manifest) -> bool:
+def _apart(settings: ExtractSettings, entries: Sequence[SlideEntry]) -> bool:
     """Say whether slides are prepared in a process of their own: for a few, its start would take longer."""
     if settings.processes == "auto":
-        return len(manifest.entries) >= _MANY_SLIDES
+        return len(entries) >= _MANY_SLIDES
     return int(settings.processes) > 0
 
 
@@ -358,22 +428,25 @@ def stream_of(sources: Iterable[tuple[wsi.Slide, wsi.TileGrid]], settings: Extra
 
 
 def extract(extraction: Extraction, manifest: Manifest) -> Outcome:
-    """Run all pending slides through one stream.
+    """Run all pending slides through one stream; then those that other runs held and did not finish.
+
+    Slides are given up before the wait for those of others begins: two runs never wait for each other.
 
     Raises:
         EnvironmentFault: the job folder cannot be written.
     """
-    stream = stream_of(extraction.sources(manifest), extraction.settings)
-    watch = Watch(extraction, stream, manifest)
+    extraction.slides = len(manifest.entries)
     try:
-        for batch in stream:
-            extraction.take(batch)
-            extraction.progress.advance(len(batch.ok), note=watch.note())
+        stream = stream_of(extraction.sources(manifest.entries), extraction.settings)
+        watch = Watch(extraction, stream, manifest)
+        _take_all(extraction, stream, watch)
+        found = watch.end()
+        while extraction.held:
+            entries = extraction.wait_for_others()
+            if entries:
+                _take_all(extraction, stream_of(extraction.sources(entries), extraction.settings))
     finally:
-        extraction.stopping = True
-        stream.close()
         extraction.abandon()
-    found = watch.end()
     extraction.run.facts |= found.facts
     return Outcome(
         found=len(manifest.entries),
@@ -387,6 +460,18 @@ def extract(extraction: Extraction, manifest: Manifest) -> Outcome:
         text=found.text,
         more=found.more,
     )
+
+
+def _take_all(extraction: Extraction, stream: wsi.TileStream, watch: Watch | None = None) -> None:
+    try:
+        for batch in stream:
+            extraction.take(batch)
+            extraction.progress.advance(len(batch.ok), note=watch.note() if watch else None)
+    except BaseException:
+        extraction.stopping = True
+        raise
+    finally:
+        stream.close()
 
 
 def _as_it_mattered(asked: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:

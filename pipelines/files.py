@@ -13,7 +13,7 @@ import hashlib
 import io
 import json
 import os
-import platform
+import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -23,9 +23,12 @@ import h5py
 
 from .errors import EnvironmentFault, UsageError
 from .h5_inside import refuse_outside
+from .processes import Process, this_process
 from .tables import CellsError, rows_of, shown_plainly, written_plainly
 
 _CHUNK = 1 << 22
+_OLD = 24 * 3600.0
+"""Seconds after which a temporary file of another machine belongs to nobody."""
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -34,7 +37,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     Raises:
         EnvironmentFault: the disk is full, the folder is read-only, or the device fails.
     """
-    temporary = path.with_name(f".{uuid.uuid4().hex[:8]}.{os.getpid()}.{_host()}.tmp")
+    temporary = temporary_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
@@ -46,18 +49,43 @@ def write_bytes(path: Path, data: bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise EnvironmentFault(_explain(error, path, len(data))) from error
+        raise EnvironmentFault(explain(error, path, len(data))) from error
+
+
+def temporary_name(path: Path) -> Path:
+    """Return a name in the same folder that no other process uses, and that says whose it is."""
+    me = this_process()
+    return path.with_name(f".{uuid.uuid4().hex[:8]}.{me.pid}.{me.space}.tmp")
 
 
 def sweep_leftovers(root: Path) -> int:
-    """Delete temporary files of processes of this machine that are gone; return how many there were."""
+    """Delete temporary files of processes of this machine that are gone, and those older than a day.
+
+    Returns:
+        How many there were.
+    """
     swept = 0
     for path in root.rglob(".*.tmp"):
-        _, _, pid, host, *_ = [*path.name.split("."), "", "", "", ""]
-        if host == _host() and pid.isdigit() and not _alive(int(pid)):
-            path.unlink(missing_ok=True)
-            swept += 1
+        _, _, pid, space, *_ = [*path.name.split("."), "", "", "", ""]
+        gone = Process("", space, int(pid), "").gone() if pid.isdigit() else None
+        with contextlib.suppress(OSError):  # another run may be as tidy
+            if gone or (gone is None and file_system_time(path.parent) - path.stat().st_mtime > _OLD):
+                path.unlink()
+                swept += 1
     return swept
+
+
+def file_system_time(folder: Path) -> float:
+    """Return the time by the clock that stamps the files of a folder: a server's, where it lies on one."""
+    probe = temporary_name(folder / "clock")
+    try:
+        with probe.open("wb") as file:
+            return os.fstat(file.fileno()).st_mtime
+    except OSError:  # a folder that can be read only: this machine's clock has to do
+        return time.time()
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -165,20 +193,6 @@ def _read(cell: str, *, strip: bool) -> str:
     return written_plainly(cell.strip() if strip else cell)
 
 
-def _host() -> str:
-    return "".join(sign for sign in platform.node() if sign.isalnum() or sign == "-")[:60] or "here"
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
 def _sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -190,7 +204,8 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _explain(error: OSError, path: Path, size: int) -> str:
+def explain(error: OSError, path: Path, size: int) -> str:
+    """Return one sentence on a write of `size` bytes that failed: what, why, and what helps."""
     megabytes = size / 1e6
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return (

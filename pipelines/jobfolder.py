@@ -83,6 +83,15 @@ class JobFolder:
         """The finished-record of `output`: `.done/` mirrors the tree of the outputs."""
         return self.root / ".done" / output.relative_to(self.root).with_name(output.name + ".json")
 
+    def failure(self, output: Path) -> Path:
+        """Why `output` could not be made: `.failed/` mirrors the tree of the outputs."""
+        return self.root / ".failed" / output.relative_to(self.root).with_name(output.name + ".json")
+
+    @property
+    def claims(self) -> Path:
+        """Who works on what; safe to delete when nothing runs."""
+        return self.root / ".state" / "claims"
+
     @property
     def hashes(self) -> Path:
         """SHA-256 of slides already hashed; safe to delete, they are then hashed again."""

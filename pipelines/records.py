@@ -100,12 +100,47 @@ def seal(
     beside = {path.relative_to(job.root).as_posix(): path.stat().st_size for path in companions}
     record = Record(key_of(parts), dict(parts), sha256_file(output), output.stat().st_size, dict(facts or {}), beside)
     write_json(job.record(output), asdict(record))
+    forget_failure(job, output)
     return record
 
 
 def forget(job: JobFolder, output: Path) -> None:
     """Take back that an output is done; the output itself stays until it is made anew."""
     job.record(output).unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Failed:
+    """Why an output could not be made.
+
+    Attributes:
+        key: SHA-256 of the parts it would have been made from; "" where they were not known.
+        cause: what was found.
+        mend: what helps.
+    """
+
+    key: str
+    cause: str
+    mend: str
+
+
+def write_failure(job: JobFolder, output: Path, parts: Mapping[str, Any] | None, cause: str, mend: str) -> None:
+    """Keep why an output could not be made; what an earlier run made of it no longer counts."""
+    forget(job, output)
+    write_json(job.failure(output), asdict(Failed("" if parts is None else key_of(parts), cause, mend)))
+
+
+def read_failure(job: JobFolder, output: Path) -> Failed | None:
+    """Return why `output` could not be made, None where nothing is known of a failure."""
+    try:
+        return Failed(**json.loads(job.failure(output).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def forget_failure(job: JobFolder, output: Path) -> None:
+    """Forget why `output` could not be made: it is tried again."""
+    job.failure(output).unlink(missing_ok=True)
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import shards
 from . import tables_of_job as tables
+from .claims import Claims
 from .config import ExtractSettings, LearnSettings, Settings, as_yaml
-from .console import exit_code_of
+from .console import exit_code_of, warn
 from .encoding import encoder_of
 from .errors import ExitCode, NoAttentionError, UsageError
 from .files import sweep_leftovers, write_bytes, write_text
@@ -60,16 +62,19 @@ def extract(
     check_reference(settings.extract)
     encoder = encoder_of(settings.extract, offline=offline)
     sweep_leftovers(out)
-    mine, everything = tables.join(job, found)
+    mine = tables.join(job, found)[0]
     mine = mine if part is None else shards.take(part, mine, job)
     told = check_masks(settings.extract, job, [entry.slide_id for entry in mine.entries])
+    with tables.alone(job):
+        mine, everything = tables.join(job, found)
+        mine = mine if part is None else shards.take(part, mine, job)
+        tables.write_manifest(job, everything)
     planned, missed = gone(job, {*there, *(entry.slide_id for entry in mine.entries)})
     mine = replace(mine, notes=(*mine.notes, *told, *((missed,) if missed else ())))
-    tables.write_manifest(job, everything)
     write_text(job.settings, as_yaml(settings))
     run = Run(job, "extract", {"slides": Sources.of(slides).names, **dataclasses.asdict(settings)})
     run.facts |= {"followed_plan": planned} if planned else {}
-    return _extract(job, run, mine, everything, settings.extract, encoder, force=force, quiet=quiet)
+    return _extract(job, run, mine, settings.extract, encoder, force=force, quiet=quiet)
 
 
 def plan(
@@ -151,13 +156,8 @@ def predict(out: Path, model: str, *, features: str | None = None) -> Said:
     loaded = load_features(job, folder, [entry.slide_id for entry in manifest.entries])
     predictions.check_fits(named, loaded)
     before = {row["slide_id"]: row for row in predictions.read_predictions(job, named.name, named.sha256)}
-    rows, fresh = predictions.predict(
-        job,
-        named,
-        loaded,
-        manifest.entries,
-        labels=_column(before, "label"),
-    )
+    with _alone(job, "predictions", named.name):
+        rows, fresh = predictions.predict(job, named, loaded, manifest.entries, labels=_column(before, "label"))
     where = job.predictions(named.name) / "slides.csv"
     verb = "predicted" if fresh else "nothing new:"
     return Said(
@@ -199,7 +199,7 @@ def heatmap(
     folder = choose_folder(job, features, named.model.config.get("encoder"))
     loaded = load_features(job, folder, [entry.slide_id for entry in entries])
     predictions.check_fits(named, loaded)
-    with progress("heatmaps", "slides", quiet=quiet) as bar:
+    with _alone(job, "heatmaps", named.name), progress("heatmaps", "slides", quiet=quiet) as bar:
         done = draw_heatmaps(job, named, loaded, entries, method, bar, force=force)
     where = job.heatmaps(named.name)
     lines = [f"{len(done.drawn)} heatmaps drawn, {len(done.skipped)} were there already → {where}"]
@@ -334,7 +334,6 @@ def _extract(
     job: JobFolder,
     run: Run,
     mine: Manifest,
-    everything: Manifest,
     settings: ExtractSettings,
     encoder: Any,
     *,
@@ -352,7 +351,7 @@ def _extract(
             outcome = extract_all(work, mine)
             ended = outcome.status
         finally:
-            tables.write_slides(job, everything, work.facts, work.failures)
+            tables.write_slides(job, work.facts, work.failures, work.output)
             run.finish(ended, slides_done=len(work.fresh), slides_skipped=len(work.skipped))
     run_facts = {**outcome.to_json(), "outputs": len(outcome.outputs)}
     run.finish(outcome.status, outcome=run_facts, bottleneck=outcome.bottleneck)
@@ -378,13 +377,24 @@ def _learn(
     loaded = load_features(job, folder, [entry.slide_id for entry in manifest.entries])
     name = safe_name(name or settings.head)
     run = Run(job, "train", {"model": name, "features": folder, **dataclasses.asdict(settings)}, list(labels.notes))
-    with progress("training", "epochs", quiet=quiet) as bar:
+    with _alone(job, "models", name), progress("training", "epochs", quiet=quiet) as bar:
         sides, fresh = learn.train(job, name, loaded, labels, settings, bar, force=force)
     named: NamedModel = predictions.find_model(job, name)
     manifest = tables.keep_cases(job, manifest, labels.case)
-    predictions.predict(job, named, loaded, manifest.entries, labels=labels.label)
+    with _alone(job, "predictions", name):
+        predictions.predict(job, named, loaded, manifest.entries, labels=labels.label)
     run.finish("done", trained=fresh)
     return _learned(job, named, sides, fresh, (*labels.notes, *loaded.notes))
+
+
+@contextmanager
+def _alone(job: JobFolder, kind: str, name: str) -> Iterator[None]:
+    """Make something that another run may be making, too: the second waits, and then finds it there."""
+    with (
+        Claims(job, kind) as claims,
+        claims.hold(name, waiting=lambda other: warn(f"{kind}/{name}: {other.who} is making it; waiting")),
+    ):
+        yield
 
 
 def _learned(job: JobFolder, named: NamedModel, sides: Sides, fresh: bool, notes: Sequence[str]) -> Said:

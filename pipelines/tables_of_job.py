@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from .claims import Claims
 from .config import ARTIFACTS
 from .errors import UsageError
 from .files import read_csv, write_csv
 from .jobfolder import JobFolder
 from .manifest import Manifest, SlideEntry, name_after_path, same_name
 from .outcome import Failure
+from .records import read_failure, read_record
 
 SLIDE_COLUMNS = (
     "slide_id",
@@ -36,6 +39,15 @@ SLIDE_COLUMNS = (
     "mend",
 )
 _OWN = ("slide_id", "path", "case_id", "mpp", "series")
+_LONGEST_WAIT = 60.0
+"""Seconds after which the tables are written although another run seems to: the next run makes them whole again."""
+
+
+@contextmanager
+def alone(job: JobFolder) -> Iterator[None]:
+    """Change the tables alone: what other runs write into them meanwhile would be lost."""
+    with Claims(job, "tables") as claims, claims.hold("tables", seconds=_LONGEST_WAIT):
+        yield
 
 
 def write_manifest(job: JobFolder, manifest: Manifest) -> None:
@@ -77,10 +89,13 @@ def read_manifest(job: JobFolder) -> Manifest:
 
 def keep_cases(job: JobFolder, manifest: Manifest, cases: Mapping[str, str]) -> Manifest:
     """Keep whose slides they are, as the labels tell, for later predictions."""
+    with alone(job):
+        there = read_manifest(job).entries
+        told = tuple(replace(entry, case_id=cases.get(entry.slide_id, entry.case_id)) for entry in there)
+        if told != there:
+            write_manifest(job, Manifest(told))
+            _write_rows(job, Manifest(told), {})
     entries = tuple(replace(entry, case_id=cases.get(entry.slide_id, entry.case_id)) for entry in manifest.entries)
-    if entries != manifest.entries:
-        write_manifest(job, Manifest(entries))
-        write_slides(job, Manifest(entries), {}, {})
     return Manifest(entries, manifest.notes)
 
 
@@ -109,31 +124,51 @@ def join(job: JobFolder, new: Manifest) -> tuple[Manifest, Manifest]:
 
 def write_slides(
     job: JobFolder,
-    manifest: Manifest,
     facts: Mapping[str, Mapping[str, Any]],
     failures: Mapping[str, Failure],
+    output: Callable[[str], Path],
 ) -> None:
-    """Write `slides.csv`; slides this run did not touch keep the row they had."""
+    """Write `slides.csv`: what this run found, what records tell of the others, and else the rows there were.
+
+    Args:
+        job: the job folder.
+        facts: of slides that this run finished, or found finished.
+        failures: of this run.
+        output: slide → the feature file that this run makes of it.
+    """
+    found = {name: _done(facts[name]) for name in facts} | {name: _failed(failures[name]) for name in failures}
+    with alone(job):
+        manifest = read_manifest(job)
+        others = (entry.slide_id for entry in manifest.entries if entry.slide_id not in found)
+        _write_rows(job, manifest, found | {name: _recorded(job, name, output(name)) for name in others})
+
+
+def _write_rows(job: JobFolder, manifest: Manifest, found: Mapping[str, Mapping[str, Any]]) -> None:
     before = {row["slide_id"]: row for row in read_slides(job)}
     rows: list[dict[str, Any]] = []
     for entry in manifest.entries:
         name = entry.slide_id
         row = {"slide_id": name, "case_id": entry.case_id, "path": _relative(entry.path, job)}
-        if name in facts:
-            row |= {"status": "done", "stage": "features", **facts[name]}
-        elif name in failures:
-            failure = failures[name]
-            row |= {
-                "status": "failed",
-                "stage": "extract",
-                "cause": " ".join(failure.cause.split()),
-                "mend": " ".join(failure.mend.split()),
-            }
-        else:
-            kept = {key: value for key, value in before.get(name, {}).items() if key not in row}
-            row |= kept or {"status": "pending"}
-        rows.append(row)
+        kept = {key: value for key, value in before.get(name, {}).items() if key not in row}
+        rows.append(row | dict(found.get(name) or kept or {"status": "pending"}))
     write_csv(job.slides, SLIDE_COLUMNS, rows)
+
+
+def _recorded(job: JobFolder, name: str, output: Path) -> dict[str, Any]:
+    """Return what the records of other runs tell of a slide; empty where they tell nothing."""
+    record, failed = read_record(job, output), read_failure(job, output)
+    if record is not None:
+        return _done(record.facts)
+    return {} if failed is None else _failed(Failure(name, failed.cause, failed.mend))
+
+
+def _done(facts: Mapping[str, Any]) -> dict[str, Any]:
+    return {"status": "done", "stage": "features", **facts}
+
+
+def _failed(failure: Failure) -> dict[str, Any]:
+    told = {"cause": " ".join(failure.cause.split()), "mend": " ".join(failure.mend.split())}
+    return {"status": "failed", "stage": "extract", **told}
 
 
 def read_slides(job: JobFolder) -> Sequence[Mapping[str, str]]:
@@ -142,14 +177,26 @@ def read_slides(job: JobFolder) -> Sequence[Mapping[str, str]]:
 
 
 def rows_by_records(job: JobFolder) -> Sequence[Mapping[str, str]]:
-    """Return the rows of `slides.csv`, with slides a killed run had finished: their records say so."""
+    """Return the rows of `slides.csv`, with what a run that was killed, or still goes on, has found since."""
     rows = {row["slide_id"]: dict(row) for row in read_slides(job)}
-    known = {path.name.removesuffix(".h5.json") for path in (job.root / ".done").glob("*/features_*/*.h5.json")}
+    done, failed = (_named_in(job.root / tree) for tree in (".done", ".failed"))
     for entry in read_manifest(job).entries:
-        row = rows.setdefault(entry.slide_id, {"slide_id": entry.slide_id, "status": "pending"})
-        if row.get("status") != "failed" and entry.slide_id in known:
+        name = entry.slide_id
+        row = rows.setdefault(name, {"slide_id": name, "status": "pending"})
+        if row.get("status") == "failed" and name not in failed and name in done:
+            rows[name] = {"slide_id": name, "status": "done"}
+        elif row.get("status") == "pending" and name in failed:
+            known = read_failure(job, failed[name])
+            row |= _failed(Failure(name, known.cause, known.mend)) if known else {}
+        elif row.get("status") == "pending" and name in done:
             row["status"] = "done"
     return list(rows.values())
+
+
+def _named_in(tree: Path) -> dict[str, Path]:
+    """Return slide → feature file of all records in a tree."""
+    found = tree.glob("*/features_*/*.h5.json")
+    return {path.name.removesuffix(".h5.json"): tree.parent / path.relative_to(tree).with_suffix("") for path in found}
 
 
 def _relative(path: Path, job: JobFolder) -> str:

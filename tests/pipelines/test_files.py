@@ -10,7 +10,6 @@ import h5py
 import numpy as np
 import pytest
 
-from pipelines import files
 from pipelines.errors import EnvironmentFault, ExitCode
 from pipelines.files import (
     h5_bytes,
@@ -22,6 +21,7 @@ from pipelines.files import (
     write_csv,
     write_json,
 )
+from pipelines.processes import this_process
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
@@ -42,11 +42,13 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
 def test_leftovers_of_dead_processes_are_swept_and_no_others(tmp_path):
     dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
     write_bytes(tmp_path / "sub" / "a", b"x")
-    host = files._host()
-    for name in (f".1.{dead.stdout.strip()}.{host}.tmp", f".2.{os.getpid()}.{host}.tmp", ".3.1.elsewhere.tmp", "b.tmp"):
+    here = this_process().space
+    names = f".1.{dead.stdout.strip()}.{here}.tmp", f".2.{os.getpid()}.{here}.tmp", ".3.1.elsewhere.tmp", "b.tmp"
+    for name in (*names, ".4.1.elsewhere.tmp"):
         (tmp_path / "sub" / name).write_bytes(b"")
-    assert sweep_leftovers(tmp_path) == 1
-    assert len(list((tmp_path / "sub").iterdir())) == 4
+    os.utime(tmp_path / "sub" / ".4.1.elsewhere.tmp", (0, 0))
+    assert sweep_leftovers(tmp_path) == 2
+    assert sorted(path.name for path in (tmp_path / "sub").iterdir()) == sorted(["a", *names[1:]])
 
 
 def test_a_full_disk_is_one_clear_error_without_a_crash(tmp_path):
