@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from mil.bag import Bag
-from mil.errors import MilError
 from mil.heads import Head
 from mil.predict import infer
 
+from .result import Explanation, Reach, as_values, bag_by_bag
 
+
+@bag_by_bag  # one bag at a time, as `predict` does: the picture shows the very numbers of the prediction
 @torch.inference_mode()
-def attention(head: Head, bag: Bag, target: int) -> NDArray[np.float32]:
-    """Weight of each tile, shape (T,), summing to 1 in every bag.
+def attention(head: Head, bag: Bag, target: int, reach: Reach) -> Explanation:
+    """Weight of each tile, summing to 1 in every bag.
 
     A head with one branch per class gives the branch of `target`; else all classes share the mean of the branches.
 
-    Raises:
-        MilError: the head weighs all tiles alike.
-
     Source: Ilse, Tomczak, Welling, ICML 2018, §2.4.
     """
-    if not head.contract.attention:
-        raise MilError(
-            f"the head {head.name} weighs all tiles alike: it has no attention to show. Train one that has, "
-            "e.g. with --head gated-abmil."
-        )
-    # One bag at a time, as `predict` does: the picture shows the very numbers of the prediction.
-    weights = torch.cat([infer(head, one).weights for one in bag.split()]).float()
-    shared = not head.contract.class_weights
-    values: NDArray[np.float32] = (weights.mean(dim=1) if shared else weights[:, target]).cpu().numpy()
-    return values
+    weights = infer(head, bag).weights.float()
+    return Explanation(as_values(weights[:, target] if head.contract.class_weights else weights.mean(dim=1)))
+
+
+@bag_by_bag
+@torch.inference_mode()
+def raw_attention(head: Head, bag: Bag, target: int, reach: Reach) -> Explanation:
+    """Score of each tile before the softmax: does not flatten when the bag grows; unit and zero are the head's own."""
+    scores = infer(head, bag).scores.float()
+    return Explanation(as_values(scores[:, target] if head.contract.class_weights else scores.mean(dim=1)))

@@ -20,7 +20,7 @@ class ABMIL(AttendingHead):
     """
 
     name = "abmil"
-    contract = Contract(streams=True)
+    contract = Contract(streams=True, contributions=True)
 
     def __init__(
         self, in_dim: int, classes: int, *, hidden: int = 64, attention: int = 32, dropout: float = 0.25

@@ -24,7 +24,7 @@ class ACMIL(AttendingHead):
     """
 
     name = "acmil"
-    contract = Contract(streams=True)
+    contract = Contract(streams=True, contributions=True)
 
     def __init__(
         self,

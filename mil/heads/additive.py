@@ -22,7 +22,7 @@ class AdditiveMIL(AttendingHead):
     """
 
     name = "additive"
-    contract = Contract(instance_logits=True, streams=True)
+    contract = Contract(instance_logits=True, streams=True, contributions=True)
 
     def __init__(
         self, in_dim: int, classes: int, *, hidden: int = 64, attention: int = 32, dropout: float = 0.25

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mil.bag import Bag
 from mil.pooling import KeptRows, RunningSoftmax, segment_softmax, segment_weighted_sum, tile_softmax
 
-from .base import Head, MILOutput
+from .base import CHUNK, Head, MILOutput
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,8 +33,10 @@ class Tiles:
 class AttendingHead(Head):
     """z_k = Σ softmax(score)_k value, then an answer from the z; exact in chunks, for the softmax can be kept running.
 
-    A subclass gives `tiles` and `answer`.
+    A subclass gives `tiles`, `answer` and a linear `classifier` of the averages.
     """
+
+    classifier: nn.Linear
 
     @abc.abstractmethod
     def tiles(self, bag: Bag) -> Tiles:
@@ -67,6 +69,17 @@ class AttendingHead(Head):
         raw, z = scores.result(), running.result()[None]
         said = logits.result() if self.contract.instance_logits else None
         return self.answer(z, Tiles(z[0, :0], raw, said), tile_softmax(raw))
+
+    def contributions(self, bag: Bag, target: int) -> tuple[Tensor, Tensor]:
+        """Attention × what the linear classifier says to the tile's value; with one branch per class that branch's."""
+        said, scores = KeptRows(bag.n_tiles), KeptRows(bag.n_tiles)
+        for chunk in bag.chunks(CHUNK) if self.contract.streams else [bag]:
+            tiles = self.tiles(chunk)
+            said.add(tiles.values @ self.classifier.weight[target])
+            scores.add(tiles.scores)
+        weights = tile_softmax(scores.result())
+        share = weights[:, target] if self.contract.class_weights else weights.mean(dim=1)
+        return share * said.result(), self.classifier.bias[target]
 
 
 class GatedAttention(nn.Module):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from mil.bag import Bag
 from mil.errors import BagError, MilError
 from mil.pooling import KeptRows, accumulation_dtype
+
+RowThrough = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(row (n,), queries (H, n, d), keys (H, n, d)) → the row times the attention of the two, (n,)."""
 
 CHUNK = 4096  # tiles that statistics take in at a time: 64 MB in float64 for features of width 2048
 
@@ -32,6 +35,8 @@ class Contract:
         attention: the weights tell tiles apart; a head without it has no map of where it looked.
         linear: time grows with the number of tiles, not with its square.
         standard_mil: class 0 means "no tile of another class": more tiles never make it more probable.
+        contributions: with its weights held constant a logit is a sum over the tiles; `contributions` gives the terms.
+        rollout: attention runs through layers; `rollout` multiplies them.
     """
 
     permutation_invariant: bool = True
@@ -44,6 +49,8 @@ class Contract:
     attention: bool = True
     linear: bool = True
     standard_mil: bool = False
+    contributions: bool = False
+    rollout: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,6 +163,14 @@ class Head(nn.Module, abc.ABC):
 
     def pool_chunks(self, chunks: Sequence[Bag]) -> MILOutput:
         """Compute the output for one bag from its chunks; heads whose contract says `streams` implement it."""
+        raise NotImplementedError
+
+    def contributions(self, bag: Bag, target: int) -> tuple[Tensor, Tensor]:
+        """Terms (N,) of one bag, and the bias: together the logit of `target`; for heads whose contract says so."""
+        raise NotImplementedError
+
+    def rollout(self, bag: Bag, through: RowThrough) -> Tensor:
+        """Share of the class token itself and of each tile of one bag, (1 + N,); for heads whose contract says so."""
         raise NotImplementedError
 
     def _check(self, bag: Bag) -> None:

@@ -23,7 +23,7 @@ class ClamSB(AttendingHead):
     """
 
     name = "clam_sb"
-    contract = Contract(instance_logits=True, streams=True)
+    contract = Contract(instance_logits=True, streams=True, contributions=True)
 
     def __init__(
         self, in_dim: int, classes: int, *, hidden: int = 64, attention: int = 32, dropout: float = 0.25
@@ -56,7 +56,7 @@ class ClamMB(ClamSB):
     """
 
     name = "clam_mb"
-    contract = Contract(instance_logits=True, class_weights=True, streams=True)
+    contract = Contract(instance_logits=True, class_weights=True, streams=True, contributions=True)
 
     @property
     def branches(self) -> int:

@@ -11,7 +11,7 @@ from mil.bag import Bag
 from mil.pooling import KeptRows, RunningSoftmax, tile_softmax
 
 from .attending import GatedAttention
-from .base import Contract, Head, MILOutput, tile_embedding
+from .base import CHUNK, Contract, Head, MILOutput, tile_embedding
 
 
 class DTFD(Head):
@@ -27,7 +27,7 @@ class DTFD(Head):
     """
 
     name = "dtfd"
-    contract = Contract(permutation_invariant=False, duplicate_invariant=False, streams=True)
+    contract = Contract(permutation_invariant=False, duplicate_invariant=False, streams=True, contributions=True)
 
     def __init__(
         self,
@@ -70,6 +70,14 @@ class DTFD(Head):
             start += chunk.n_tiles
         scores = seen.result()
         return self._answer(running.result(), self._deal(scores, None, n), scores)
+
+    def contributions(self, bag: Bag, target: int) -> tuple[Tensor, Tensor]:
+        """Weight of both tiers × what the classifier says to the tile's embedding."""
+        said = KeptRows(bag.n_tiles)
+        for chunk in bag.chunks(CHUNK):
+            said.add(self.embedded(chunk) @ self.classifier.weight[target])
+        weights = self.pool_chunks(bag.chunks(CHUNK)).weights[:, 0]
+        return weights * said.result(), self.classifier.bias[target]
 
     def _deal(self, scores: Tensor, places: Tensor | None, n: int) -> Tensor:
         """Scores (m, 1) → (m, G'), -inf but in the tile's pseudo-bag; G' = G or less, so that none stays empty."""

@@ -24,7 +24,7 @@ class GraphHead(AttendingHead):
     """
 
     name = "graph"
-    contract = Contract(duplicate_invariant=False, needs_coords=True)
+    contract = Contract(duplicate_invariant=False, needs_coords=True, contributions=True)
 
     def __init__(
         self,

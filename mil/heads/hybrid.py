@@ -22,7 +22,7 @@ class Hybrid(AttendingHead):
     """
 
     name = "hybrid"
-    contract = Contract(needs_coords=True)
+    contract = Contract(needs_coords=True, contributions=True)
 
     def __init__(
         self,

@@ -20,7 +20,7 @@ class MeanHead(AttendingHead):
     """
 
     name = "mean"
-    contract = Contract(instance_logits=True, streams=True, attention=False)
+    contract = Contract(instance_logits=True, streams=True, attention=False, contributions=True)
 
     def __init__(self, in_dim: int, classes: int, *, hidden: int = 64, dropout: float = 0.25) -> None:
         super().__init__(in_dim, classes, hidden=hidden, dropout=dropout)

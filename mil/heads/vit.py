@@ -10,7 +10,7 @@ from mil.cells import grid_positions
 from mil.errors import MilError
 from mil.pooling import segment_softmax
 
-from .base import Contract, Head, MILOutput, tile_embedding
+from .base import Contract, Head, MILOutput, RowThrough, tile_embedding
 from .transformer import Attention
 
 
@@ -27,7 +27,7 @@ class ViT(Head):
     """
 
     name = "vit"
-    contract = Contract(duplicate_invariant=False, needs_coords=True, linear=False)
+    contract = Contract(duplicate_invariant=False, needs_coords=True, linear=False, rollout=True)
 
     def __init__(
         self, in_dim: int, classes: int, *, hidden: int = 64, heads: int = 4, layers: int = 2, dropout: float = 0.25
@@ -44,8 +44,7 @@ class ViT(Head):
 
     def pool(self, bag: Bag) -> MILOutput:
         """Bag by bag: the layers, then the class token."""
-        h = self.embedded(bag)
-        h = h + sine_positions(grid_positions(bag), h.shape[1]).to(h.dtype)  # (T, E)
+        h = self._placed(bag)  # (T, E)
         tokens, scores = [], []
         for rows in bag.per_bag(h):
             x = torch.cat([self.token, rows])
@@ -55,6 +54,27 @@ class ViT(Head):
             scores.append(self.last.scores(x[:1], x[1:]))
         z, raw = self.norm(torch.cat(tokens)), torch.cat(scores)
         return MILOutput(self.classifier(z), z, raw, segment_softmax(raw, bag))
+
+    def rollout(self, bag: Bag, through: RowThrough) -> Tensor:
+        """The token's row of the last layer, multiplied back through the layers before; only rows are held."""
+        x = torch.cat([self.token, self._placed(bag)])
+        before = []
+        for layer in self.layers:
+            assert isinstance(layer, Layer)
+            before.append(layer.queries_and_keys(x))
+            x = layer(x, x)
+        row = torch.softmax(self.last.scores(x[:1], x), dim=0).mean(dim=1)
+        own = torch.zeros_like(row)
+        own[0] = 1.0
+        row = (row + own) / 2
+        for queries, keys in reversed(before):
+            row = (through(row, queries, keys) + row) / 2
+        return row
+
+    def _placed(self, bag: Bag) -> Tensor:
+        """Tile embeddings that know where they lie, (T, E)."""
+        h = self.embedded(bag)
+        return h + sine_positions(grid_positions(bag), h.shape[1]).to(h.dtype)
 
 
 class Layer(nn.Module):
@@ -71,6 +91,11 @@ class Layer(nn.Module):
         x = x + self.attention(self.norm1(x), self.norm1(context))
         out: Tensor = x + self.mlp(self.norm2(x))
         return out
+
+    def queries_and_keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Of rows that look at one another: (n, E) → twice (H, n, d)."""
+        y, attention = self.norm1(x), self.attention
+        return attention.parts(attention.query(y)), attention.parts(attention.key(y))
 
     def scores(self, query: Tensor, rows: Tensor) -> Tensor:
         """Raw attention of one row (1, E) to rows (n, E): (n, H)."""
