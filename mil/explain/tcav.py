@@ -114,7 +114,7 @@ def _check(bags: Sequence[Bag], concepts: Mapping[str, Rows], counters: Sequence
 
 def _standardized(head: Head, rows: Rows) -> NDArray[np.float64]:
     mean, factor = (values.double().cpu().numpy() for values in (head.input.mean, head.input.factor))
-    z: NDArray[np.float64] = (np.asarray(rows, np.float64) - mean) * factor
+    z: NDArray[np.float64] = np.multiply(np.asarray(rows, np.float64) - mean, factor)
     return z
 
 
@@ -122,7 +122,8 @@ def _slope(head: Head, bag: Bag, target: int) -> NDArray[np.float64]:
     """Derivative of the logit when all tiles move together, per standardized feature, (D,)."""
     gradient = feature_gradient(head, bag, target)[0].double().sum(dim=0).cpu().numpy()
     factor = head.input.factor.double().cpu().numpy()
-    return np.divide(gradient, factor, out=np.zeros_like(gradient), where=factor > 0)
+    slope: NDArray[np.float64] = np.divide(gradient, factor, out=np.zeros_like(gradient), where=factor > 0)
+    return slope
 
 
 def _direction(ones: NDArray[np.float64], others: NDArray[np.float64], seed: int) -> tuple[NDArray[np.float64], float]:
