@@ -69,15 +69,17 @@ class Sources:
     Attributes:
         given: folders, slide files, or CSV manifests.
         outside: whether a manifest may name slides that do not lie below its own folder.
+        keyfile: the key of `pipelines.pseudonyms`, None where slides keep their names.
     """
 
     given: tuple[Path, ...]
     outside: bool = False
+    keyfile: Path | None = None
 
     @property
     def names(self) -> list[str]:
         """What a record of the run says of them."""
-        return [source.name for source in self.given]
+        return [source.name for source in self.given] if self.keyfile is None else []
 
     @classmethod
     def of(cls, slides: Sequence[Path] | Sources) -> Sources:

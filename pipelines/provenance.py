@@ -80,12 +80,13 @@ def slide_sha256(job: JobFolder, slide_id: str, path: Path) -> str:
     return digest
 
 
-def _stamp(path: Path) -> list[str | int]:
+def _stamp(path: Path) -> list[int]:
+    """Return what stands for a file; not its path, which may tell who it is of."""
     state = FileState.of(path)
-    return [str(path.resolve()), state.size, state.mtime_ns, state.inode]
+    return [state.size, state.mtime_ns, state.inode]
 
 
-def _remembered(job: JobFolder, slide_id: str, stamp: list[str | int]) -> str | None:
+def _remembered(job: JobFolder, slide_id: str, stamp: list[int]) -> str | None:
     try:
         known = json.loads((job.hashes / f"{slide_id}.json").read_text(encoding="utf-8"))
         return str(known["sha256"]) if known["stamp"] == stamp else None
@@ -136,7 +137,7 @@ class Run:
         line = {"t": round(time.time() - self.began, 3), "event": event, **facts}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("a", encoding="utf-8") as file:
+            with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")
         except OSError:
             return

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import shards
+from . import pseudonyms, shards
 from . import tables_of_job as tables
 from .claims import Claims
 from .config import ExtractSettings, LearnSettings, Settings, as_yaml
@@ -55,7 +55,7 @@ def extract(
     part = shards.chosen(shard)
     check_job(out)
     job = JobFolder(out)
-    found = find_slides(slides)
+    found = pseudonyms.slides_of(slides, job)
     there = {entry.slide_id for entry in found.entries}
     if limit is not None:
         found = replace(found, entries=found.entries[:limit])
@@ -98,12 +98,12 @@ def plan(
 
     if out is not None:
         check_job(out)
-    found = find_slides(slides)
+    job = None if out is None else JobFolder(out)
+    found = pseudonyms.slides_of(slides, job)
     if limit is not None:
         found = replace(found, entries=found.entries[:limit])
     check_reference(settings.extract)
     encoder = encoder_of(settings.extract, offline=offline)
-    job = None if out is None else JobFolder(out)
     mine = found if job is None else tables.join(job, found)[0]
     told = check_masks(settings.extract, job or JobFolder(Path("no job yet")), [e.slide_id for e in mine.entries])
     with progress("plan", "slides", quiet=quiet) as bar:
@@ -122,6 +122,7 @@ def train(
     name: str | None = None,
     target: str = "label",
     features: str | None = None,
+    keyfile: Path | None = None,
     force: bool = False,
     quiet: bool = False,
 ) -> Said:
@@ -134,8 +135,10 @@ def train(
     from .learn import check_labels
 
     job = JobFolder(out)
+    if keyfile is not None:
+        pseudonyms.check(job, keyfile)
     manifest = tables.read_manifest(job)
-    table = read_labels(labels, manifest.entries, column=target)
+    table = pseudonyms.labels_of(labels, manifest.entries, target, keyfile)
     check_labels(labels, table)
     return _learn(job, manifest, table, settings.train, name=name, features=features, force=force, quiet=quiet)
 
@@ -270,7 +273,7 @@ def run(
     problem, code = None, ExitCode.DONE
     try:
         if labels is not None:
-            table = read_labels(labels, manifest.entries, column=target)
+            table = pseudonyms.labels_of(labels, manifest.entries, target, Sources.of(slides).keyfile)
             learned = _learn(job, manifest, table, settings.train, name=name, features=folder, force=force, quiet=quiet)
             steps.append(learned)
             model = str(learned.data["model"])

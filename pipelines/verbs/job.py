@@ -27,6 +27,7 @@ from .options import (
     Out,
     Outside,
     Overlap,
+    Pseudonymize,
     Quiet,
     Seed,
     ShardOption,
@@ -71,6 +72,7 @@ def extract(
     limit: Limit = None,
     shard: ShardOption = None,
     allow_outside: Outside = False,
+    pseudonymize: Pseudonymize = None,
     force: Force = False,
     offline: Offline = False,
     json_: Json = False,
@@ -85,7 +87,7 @@ def extract(
     from pipelines.manifest import Sources
 
     settings = settings_from(config, set_, extract_options(locals()))
-    sources = Sources(tuple(slides), allow_outside)
+    sources = Sources(tuple(slides), allow_outside, pseudonymize)
     outcome = stages.extract(
         sources, out, settings, limit=limit, shard=shard, force=force, offline=offline, quiet=quiet
     )
@@ -125,6 +127,7 @@ def run(
     limit: Limit = None,
     shard: ShardOption = None,
     allow_outside: Outside = False,
+    pseudonymize: Pseudonymize = None,
     force: Force = False,
     offline: Offline = False,
     json_: Json = False,
@@ -141,7 +144,7 @@ def run(
     options = extract_options(locals()) | {"head": snake(head), "epochs": epochs, "seed": seed}
     settings = settings_from(config, set_, options)
     outcome = stages.run(
-        Sources(tuple(slides), allow_outside),
+        Sources(tuple(slides), allow_outside, pseudonymize),
         out,
         settings,
         labels=labels,

@@ -16,6 +16,7 @@ from .options import (
     LabelsFile,
     Model,
     Name,
+    Pseudonymize,
     Quiet,
     Seed,
     Target,
@@ -37,6 +38,7 @@ def train(
     seed: Seed = None,
     config: Config = None,
     set_: Assign = None,
+    pseudonymize: Pseudonymize = None,
     force: Force = False,
     json_: Json = False,
     quiet: Quiet = False,
@@ -49,7 +51,17 @@ def train(
     from pipelines import stages
 
     settings = settings_from(config, set_, {"head": snake(head), "epochs": epochs, "seed": seed})
-    result = stages.train(job, labels, settings, name=name, target=target, features=features, force=force, quiet=quiet)
+    result = stages.train(
+        job,
+        labels,
+        settings,
+        name=name,
+        target=target,
+        features=features,
+        keyfile=pseudonymize,
+        force=force,
+        quiet=quiet,
+    )
     show(result, json_)
     return result.exit_code
 

@@ -13,6 +13,13 @@ Slides = Annotated[list[Path], typer.Argument(help="A folder (searched recursive
 Outside = Annotated[
     bool, typer.Option("--allow-outside", help="Take slides that a CSV manifest names outside its own folder.")
 ]
+Pseudonymize = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="KEYFILE",
+        help="Call slides and cases by made-up names in all output; KEYFILE, outside the job, says who is who.",
+    ),
+]
 Job = Annotated[Path, typer.Argument(help="Job folder.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Job folder; run again on it to resume.")]
 MaybeOut = Annotated[Path | None, typer.Option("--out", "-o", help="Job folder that the run would go to.")]

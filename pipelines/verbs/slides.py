@@ -27,6 +27,7 @@ from .options import (
     Offline,
     Outside,
     Overlap,
+    Pseudonymize,
     Quiet,
     SlideMpp,
     Slides,
@@ -132,6 +133,7 @@ def plan(
     probe: Annotated[float, typer.Option(min=1, help="Seconds to measure and count at most.")] = 20,
     limit: Limit = None,
     allow_outside: Outside = False,
+    pseudonymize: Pseudonymize = None,
     force: Force = False,
     offline: Offline = False,
     json_: Json = False,
@@ -149,7 +151,7 @@ def plan(
     from pipelines.manifest import Sources
 
     settings = settings_from(config, set_, extract_options(locals()))
-    sources = Sources(tuple(slides), allow_outside)
+    sources = Sources(tuple(slides), allow_outside, pseudonymize)
     result = stages.plan(sources, out, settings, seconds=probe, limit=limit, force=force, offline=offline, quiet=quiet)
     show(result, json_)
     return result.exit_code
