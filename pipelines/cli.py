@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from .console import say
-from .verbs import job, learn, look, machine, slides, stain
+from .verbs import encoders, job, learn, look, machine, slides, stain
 
 app = typer.Typer(
     name="slidemil",
@@ -43,6 +43,19 @@ stain_app = typer.Typer(
 )
 stain_app.command("fit")(stain.fit)
 app.add_typer(stain_app, name="stain")
+
+encoders_app = typer.Typer(
+    help="Which encoders there are, and their weights, e.g. slidemil encoders show uni_v2",
+    no_args_is_help=True,
+)
+for name, encoder_verb in (
+    ("list", encoders.list_),
+    ("show", encoders.show_),
+    ("pull", encoders.pull),
+    ("verify", encoders.verify),
+):
+    encoders_app.command(name)(encoder_verb)
+app.add_typer(encoders_app, name="encoders")
 
 
 @app.callback(invoke_without_command=True)

@@ -23,7 +23,7 @@ from .files import h5_bytes, open_h5
 if TYPE_CHECKING:
     from wsi import TileGrid
 
-_TOLD = ("versions", "device")
+_TOLD = ("versions", "device", "weights", "revision", "licence")
 _BOX = ("x", "y", "width", "height")
 _CAUSE_BYTES = 240
 _MISSING = np.dtype([("x", "<i8"), ("y", "<i8"), ("cause", f"S{_CAUSE_BYTES}")])
@@ -188,7 +188,8 @@ def read_passport(path: Path) -> dict[str, Any]:
 def decisive(passport: Mapping[str, Any]) -> dict[str, Any]:
     """Return what of a passport decides which features may be mixed.
 
-    Library versions and the device are told, not compared: a patch release must not make a cohort worthless.
+    Library versions and the device are told, not compared: a patch release must not make a cohort worthless. Nor is
+    what the weights are called: their hash is.
     """
     return {name: value for name, value in passport.items() if name not in _TOLD}
 

@@ -16,7 +16,7 @@ class Preprocessing:
     """What is done to a tile before the network sees it.
 
     Attributes:
-        size: side of the network's input in pixels; tiles of another side are resized, none is cropped.
+        size: side of the network's input in pixels.
         interpolation: "bilinear" or "bicubic".
         antialias: low-pass before shrinking, as Pillow does.
         mean: per channel, of values in [0, 1].
@@ -28,6 +28,12 @@ class Preprocessing:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     antialias: bool = True
+    resize: int | None = None
+
+    @property
+    def whole(self) -> int:
+        """Side of a tile that is not resized."""
+        return self.resize or self.size
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Preprocessing:
@@ -44,10 +50,13 @@ class Preprocessing:
     def __call__(self, pixels: Tensor) -> Tensor:
         """RGB (B, S, S, 3) uint8 → (B, 3, size, size) float32; bicubic overshoot is cut to [0, 1]."""
         x = pixels.permute(0, 3, 1, 2).to(torch.float32) / 255
-        if x.shape[-2:] != (self.size, self.size):
+        if x.shape[-2:] != (self.whole, self.whole):
             x = functional.interpolate(
-                x, (self.size, self.size), mode=self.interpolation, align_corners=False, antialias=self.antialias
+                x, (self.whole, self.whole), mode=self.interpolation, align_corners=False, antialias=self.antialias
             ).clamp(0, 1)
+        if self.whole != self.size:
+            edge = (self.whole - self.size) // 2
+            x = x[..., edge : edge + self.size, edge : edge + self.size]
         mean, std = (x.new_tensor(values)[:, None, None] for values in (self.mean, self.std))
         return (x - mean) / std
 
@@ -61,6 +70,7 @@ class Preprocessing:
         """Return the fields for the passport."""
         return {
             "input_size": self.size,
+            "resize": self.whole,
             "interpolation": self.interpolation,
             "antialias": self.antialias,
             "mean": list(self.mean),

@@ -1,229 +1,259 @@
-"""Any network of timm as a tile encoder.
+"""A network of timm as a tile encoder: what it computes, and what it says of itself.
 
 Source: Wightman, PyTorch Image Models, https://github.com/huggingface/pytorch-image-models (Apache-2.0).
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import timm
 import torch
 from numpy.typing import NDArray
-from timm.data.config import resolve_data_config
-from torch import nn
+from torch import Tensor, nn
 
-from mil.errors import MilError, UnknownEncoderError, WeightsError, did_you_mean
+from mil.errors import MilError
 
-from . import weights as store
+from .lanes import lane_of, probe_cuda
+from .network import Network
+from .precision import arithmetic, choose, convert
 from .preprocess import Preprocessing
+from .registry import Entry
+from .weights import Source
 
-_FOLDER, _HUB = "local-dir:", "hf-hub:"
+AUTO_BATCH = 0
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where and how a network computes.
+
+    Attributes:
+        device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1" …
+        precision: "auto", "fp32", "bf16" or "fp16".
+        batch_size: tiles in one pass on CUDA, 0 for as many as fit; a CPU always takes its own few.
+        compile: let torch.compile make machine code of the network.
+    """
+
+    device: str = "auto"
+    precision: str = "auto"
+    batch_size: int = 64
+    compile: bool = False
 
 
 class TimmEncoder:
-    """A headless timm network with its own preprocessing.
+    """A headless timm network with its own preprocessing, precision and pooling.
 
-    Arithmetic is float32 throughout (TF32 off), and every forward pass has the same shape (batch_size, 3, S, S): the
-    last batch is filled up with black tiles that are thrown away, so results do not depend on how full a batch is.
+    Every pass has the same shape: the last one is filled up with black tiles that are thrown away, so results do not
+    depend on how full a batch is; on a CPU the shape does not depend on the batch size either.
+
+    Attributes:
+        id: name, fit for a folder.
+        dim: width of the features.
+        device: "cpu", "cuda" …
+        precision: "fp32", "bf16" or "fp16".
+        preprocessing: what is done to tiles first.
+        entry: its row in the registry, None for other networks.
+        source: where its weights came from.
     """
 
     def __init__(
         self,
         name: str,
-        model: nn.Module,
-        source: store.Source,
+        network: Network,
+        preprocessing: Preprocessing,
+        source: Source,
+        compute: Compute,
         *,
-        device: str = "auto",
-        batch_size: int = 64,
+        entry: Entry | None = None,
     ) -> None:
-        self.id, self.batch_size, self.source = name, batch_size, source
+        self.id, self.source, self.preprocessing, self.entry = name, source, preprocessing, entry
+        device = compute.device
         self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        self.preprocessing = Preprocessing.from_config(_data_config(model))
-        self.model = model.eval().requires_grad_(False).to(self.device)
-        self.dim = self._width()
+        self.precision = choose(compute.precision, self.device, usual=entry.autocast if entry else "fp16")
+        self._network = _placed(network, self.device)
+        self.dim = _width(name, self._network, preprocessing.size)
+        convert(self._network, self.precision)
+        self._forward: Callable[[Tensor], Tensor] = self._network
+        self._backend = "torch"
+        if compute.compile:
+            self._forward, self._backend = torch.compile(self._network, dynamic=False), "torch.compile"
+        self._lane = lane_of(self.device, compute.batch_size or 1)
+        self._probing = compute.batch_size == AUTO_BATCH and self.device != "cpu"
+        self._tied = False
 
     @property
     def input_size(self) -> int:
-        """Side of the network's input in pixels."""
-        return self.preprocessing.size
+        """Side in px of tiles that are not resized."""
+        return self.preprocessing.whole
+
+    @property
+    def batch_size(self) -> int:
+        """Tiles in one pass."""
+        return self._lane.part
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of how it went."""
+        return tuple(self._lane.notes)
+
+    @property
+    def tolerance(self) -> float:
+        """How far features of one tile may differ with the batch, of their spread: nothing on a CPU."""
+        return 0.0 if self.device == "cpu" else {"fp32": 1e-4, "fp16": 5e-3, "bf16": 4e-2}[self.precision]
 
     @cached_property
     def levels(self) -> NDArray[np.float32] | None:
         """What each byte of R, G, B becomes, (3, 256), where the caller may do that; None where the device does it."""
-        return self.preprocessing.levels().numpy() if self.device == "cpu" else None
+        cropped = self.preprocessing.whole != self.preprocessing.size
+        return self.preprocessing.levels().numpy() if self.device == "cpu" and not cropped else None
 
-    @torch.inference_mode()
+    @property
+    def module(self) -> Network:
+        """The network, prepared tiles (B, 3, S, S) → features (B, D); gradients reach its input."""
+        return self._network
+
+    @property
+    def feature_layer(self) -> nn.Module:
+        """The last layer whose output still has places: (B, T, C) tokens or a map (B, C, h, w)."""
+        return self._network.feature_layer
+
+    @property
+    def prefix_tokens(self) -> int:
+        """Class token and registers in front of the patch tokens; 0 for a CNN."""
+        return self._network.prefix_tokens
+
+    def prepare(self, pixels: NDArray[np.uint8] | Tensor) -> Tensor:
+        """RGB tiles (B, S, S, 3) uint8 → the network's input (B, 3, S, S) float32, on its device."""
+        tiles = pixels if isinstance(pixels, Tensor) else torch.from_numpy(np.array(pixels, copy=True))
+        return self.preprocessing(tiles.to(self.device))
+
     def __call__(self, pixels: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
         """Encode RGB tiles (B, S, S, 3) uint8 → (B, D) float32.
 
         Planes (B, 3, S, S) float32 of the network's own size, whose values are `levels`, are taken as they are.
 
         Raises:
-            MilError: another shape or type.
+            MilError: another shape or type, or no memory even for one tile.
         """
         planes = pixels.dtype == np.float32 and pixels.shape[1:] == (3, self.input_size, self.input_size)
         if not planes and (pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] != 3):
             raise MilError(f"tiles are {pixels.shape} {pixels.dtype}, wanted (B, S, S, 3) uint8 RGB.")
-        features = np.empty((len(pixels), self.dim), np.float32)
-        for start in range(0, len(pixels), self.batch_size):
-            part = pixels[start : start + self.batch_size]
-            slab = torch.zeros((self.batch_size, *pixels.shape[1:]), dtype=torch.float32 if planes else torch.uint8)
-            slab.numpy()[: len(part)] = part
-            slab = slab.to(self.device)
-            if planes:  # in memory as the preprocessing leaves it: other kernels round otherwise
-                slab = slab.contiguous(memory_format=torch.channels_last)
-            with _exact(self.device):
-                out = self.model(slab if planes else self.preprocessing(slab))
-            features[start : start + len(part)] = out[: len(part)].float().cpu().numpy()
-        return features
+        self._probe(pixels)
+        return self._take(pixels, lambda slab: self._pass(slab, self._forward), self.dim)
+
+    def dense(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Encode RGB tiles (B, S, S, 3) uint8 → one vector per place of the last map: (B, h, w, C) float32."""
+        height, width, depth = self.map_shape
+        run = lambda slab: self._pass(slab, self._network.dense).flatten(1)  # noqa: E731
+        return self._take(pixels, run, height * width * depth).reshape(len(pixels), height, width, depth)
+
+    @cached_property
+    def map_shape(self) -> tuple[int, int, int]:
+        """Shape (h, w, C) of the last map of one tile."""
+        side = self.preprocessing.size
+        with torch.inference_mode(), arithmetic(self.precision, self.device):
+            _, height, width, depth = self._network.dense(torch.zeros(1, 3, side, side, device=self.device)).shape
+        return height, width, depth
 
     def passport(self) -> dict[str, Any]:
         """Everything that decides the numbers."""
+        entry = self.entry
         return {
             "id": self.id,
             "kind": "timm",
             "weights": self.source.name,
             "weights_sha256": self.source.sha256,
-            "arch": _config(self.model)["architecture"],
-            "arch_args": _jsonable(getattr(self.model, "_model_args", {})),
-            "pooling": _pooling(self.model),
+            "revision": self.source.revision,
+            "licence": entry.licence if entry else _config(self._network).get("license"),
+            "arch": _config(self._network)["architecture"],
+            "arch_args": _arguments(self._network, entry),
+            "pooling": _pooling(self._network, entry),
+            "prefix_tokens": self.prefix_tokens,
             "dim": self.dim,
             **self.preprocessing.to_json(),
-            "precision": "fp32",
-            "batch_size": self.batch_size,
+            "precision": self.precision,
+            "backend": self._backend,
+            "batch_size": self.batch_size if self._tied else None,
             "versions": {"timm": timm.__version__, "torch": str(torch.__version__)},
         }
 
+    def tie_batch_size(self) -> None:
+        """State that features depend on the batch size: it enters the passport, and may not change any more."""
+        self._tied = True
+
+    def _take(self, pixels: Any, run: Callable[[Tensor], Tensor], width: int) -> NDArray[np.float32]:
+        before = self._lane.part
+        try:
+            values = self._lane(pixels, run, width)
+        except torch.OutOfMemoryError as error:
+            raise MilError(f"{self.id}: {self.device} has no memory even for one tile. Use another device.") from error
+        if self._tied and self._lane.part != before:
+            raise MilError(
+                f"{self.id}: no memory for {before} tiles at once, and its features depend on the batch size. "
+                f"Begin anew with --batch-size {self._lane.part}."
+            )
+        return values
+
     @torch.inference_mode()
-    def _width(self) -> int:
-        """Width of what the network gives for one tile."""
-        side = self.input_size
-        shape = self.model(torch.zeros(1, 3, side, side, device=self.device)).shape
-        if len(shape) != 2:
-            raise MilError(f"{self.id}: gives {tuple(shape[1:])} per tile, not one vector. Choose a pooled network.")
-        return int(shape[1])
+    def _pass(self, slab: Tensor, network: Callable[[Tensor], Tensor]) -> Tensor:
+        """One pass: a slab of bytes, or of planes that the caller has prepared."""
+        slab = slab.to(self.device)
+        if slab.dtype == torch.uint8:
+            x = self.preprocessing(slab)
+        else:  # in memory as the preprocessing leaves it: other kernels round otherwise
+            x = slab.contiguous(memory_format=torch.channels_last)
+        with arithmetic(self.precision, self.device):
+            return network(x)
+
+    def _probe(self, pixels: Any) -> None:
+        """Find out, before the first batch on CUDA, how many tiles fit."""
+        if self._probing:
+            self._probing = False
+            run = lambda slab: self._pass(slab, self._forward)  # noqa: E731
+            self._lane.part = probe_cuda(run, tuple(pixels.shape[1:]), self.device)
 
 
-def create_timm_encoder(name: str, *, weights: str | Path | None, device: str, batch_size: int) -> TimmEncoder:
-    """Build the network of that name and give it weights; see `mil.create_encoder`."""
-    if name.startswith((_FOLDER, _HUB)):
-        name, model, source = _from_source(name, weights)
-    else:
-        _check_name(name)
-        model, source = _with_weights(name, weights)
-    return TimmEncoder(name, model, source, device=device, batch_size=batch_size)
+def _placed(network: Network, device: str) -> Network:
+    """Return the network on its device, frozen; a CNN in the memory format that tiles come in."""
+    network = network.eval().requires_grad_(False).to(device)
+    return network if network.prefix_tokens else network.to(memory_format=torch.channels_last)
 
 
-def _check_name(name: str) -> None:
-    """Raise unless timm can build it."""
-    models = timm.list_models()
-    tagged = timm.list_pretrained()
-    if name not in models and name not in tagged:
-        known = ["descriptors", *models, *(tagged if "." in name else ())]
-        raise UnknownEncoderError(
-            f"no encoder is called {name!r}.{did_you_mean(name, known)} "
-            "There are: descriptors (embedded, no weights) and every network of timm (timm.list_models())."
-        )
+@torch.inference_mode()
+def _width(name: str, network: Network, side: int) -> int:
+    """Width of what the network gives for one tile."""
+    device = next(network.parameters()).device
+    shape = network(torch.zeros(1, 3, side, side, device=device)).shape
+    if len(shape) != 2:
+        raise MilError(f"{name}: gives {tuple(shape[1:])} per tile, not one vector. Choose a pooled network.")
+    return int(shape[1])
 
 
-def _with_weights(name: str, weights: str | Path | None) -> tuple[nn.Module, store.Source]:
-    """Build a registered network and load what was asked for."""
-    word = str(weights) if weights is not None else ""
-    if word == "random" or word.startswith("random:"):
-        return _random(name, word)
-    if word.startswith(_FOLDER):
-        folder = Path(word.removeprefix(_FOLDER))
-        architecture = _folder_config(folder).get("architecture")
-        if architecture != name.split(".")[0]:
-            raise WeightsError(f"{folder}: holds {architecture}, not {name}. Use --encoder {architecture}.")
-        model = timm.create_model(f"{_FOLDER}{folder}", pretrained=False, num_classes=0)
-        return model, store.load_file(model, store.weight_file(folder))
-    model = timm.create_model(name, pretrained=False, num_classes=0)
-    if weights is not None:
-        return model, store.load_file(model, Path(weights))
-    repo = _config(model).get("hf_hub_id")
-    if not repo:
-        raise WeightsError(f"{name}: no weights given, and timm knows no hub repository for it. {store.WAYS}.")
-    return model, store.load_file(model, store.from_hub(repo, store.FILES, encoder=name), name=repo)
-
-
-def _from_source(encoder: str, weights: str | Path | None) -> tuple[str, nn.Module, store.Source]:
-    """Build what a folder or hub repository describes; returns a name fit for a folder, network and source."""
-    if weights is not None:
-        raise WeightsError(f"{encoder} brings its own weights. Leave --weights out, or name an architecture instead.")
-    if encoder.startswith(_HUB):
-        repo = encoder.removeprefix(_HUB)
-        folder = store.from_hub(repo, ("config.json",), encoder=encoder).parent
-        file = store.from_hub(repo, store.FILES, encoder=encoder)
-        name, origin = repo.replace("/", "--"), repo
-    else:
-        folder = Path(encoder.removeprefix(_FOLDER))
-        _folder_config(folder)
-        file, name, origin = store.weight_file(folder), folder.resolve().name, folder.resolve().name
-    try:
-        model = timm.create_model(f"{_FOLDER}{folder}", pretrained=False, num_classes=0)
-    except (RuntimeError, TypeError, KeyError) as error:
-        raise WeightsError(f"{origin}: timm cannot build what its config.json describes: {error}") from error
-    return name, model, store.load_file(model, file, name=f"{origin}/{file.name}")
-
-
-def _folder_config(folder: Path) -> dict[str, Any]:
-    """Read a timm folder's config.json."""
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{folder}: no readable config.json in it ({error}). {store.WAYS}.") from error
-    return config if isinstance(config, dict) else {}
-
-
-def _random(name: str, word: str) -> tuple[nn.Module, store.Source]:
-    """Seeded random weights, only ever on request."""
-    digits = word.partition(":")[2] or "0"
-    if not digits.isdigit():
-        raise WeightsError(f"weights={word!r}: use 'random' or 'random:SEED' with a whole number.")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(digits))
-        model = timm.create_model(name, pretrained=False, num_classes=0)
-    return model, store.random_state(model, int(digits))
-
-
-@contextlib.contextmanager
-def _exact(device: str) -> Iterator[None]:
-    """On CUDA: full float32 products and fixed kernels, for the passport says fp32."""
-    if not device.startswith("cuda"):
-        yield
-        return
-    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-        yield
-
-
-def _config(model: nn.Module) -> dict[str, Any]:
+def _config(network: Network) -> dict[str, Any]:
     """Return timm's record of the network: architecture, input size, mean, std, hub repository."""
-    config: Any = model.pretrained_cfg
+    config: Any = network.backbone.pretrained_cfg
     return dict(config)
 
 
-def _data_config(model: nn.Module) -> dict[str, Any]:
-    """Return input size, interpolation, mean and std of the network."""
-    found: dict[str, Any] = resolve_data_config({}, pretrained_cfg=_config(model), model=model)  # type: ignore[no-untyped-call]
-    return found
-
-
-def _pooling(model: nn.Module) -> str:
-    """Name how the network makes one vector of its map or tokens: "avg", "token" …."""
-    pool = getattr(model, "global_pool", None)
+def _pooling(network: Network, entry: Entry | None) -> str:
+    """Name how one vector is made of the map or tokens."""
+    if entry is not None:
+        return f"{entry.pooling}:{entry.cut}" if entry.cut else entry.pooling
+    pool = getattr(network.backbone, "global_pool", None)
     return str(getattr(pool, "pool_type", pool) or "timm default")
 
 
-def _jsonable(values: dict[str, Any]) -> dict[str, Any]:
+def _arguments(network: Network, entry: Entry | None) -> dict[str, Any]:
     """Architecture arguments as JSON can hold them."""
+    values: Mapping[str, Any] = getattr(network.backbone, "_model_args", {})
+    if entry is not None:
+        values = {**entry.args, **({"mlp": "SwiGLUPacked, SiLU"} if entry.swiglu else {})}
+        values = {**values, **({"norm_eps": entry.norm_eps} if entry.norm_eps else {})}
     return {
         k: v if isinstance(v, (str, int, float, bool, list, type(None))) else str(v) for k, v in sorted(values.items())
     }

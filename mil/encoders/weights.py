@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from mil.errors import WeightsError
 
+from .layouts import from_transformers
+
 WAYS = (
     "Three ways to give weights: --weights FILE (.safetensors, or a torch file of tensors); "
     "--weights local-dir:FOLDER (config.json + model.safetensors, as timm saves it); "
@@ -38,18 +40,20 @@ class Source:
     Attributes:
         sha256: of the file, or of the tensors where there is none.
         name: file name, hub repository, or "random (seed n)"; never a path of this machine.
+        revision: commit of the hub repository, where it came from there.
     """
 
     sha256: str
     name: str
+    revision: str | None = None
 
 
 def load_file(model: nn.Module, path: Path, *, name: str | None = None) -> Source:
     """Load a weight file strictly: every parameter must be there, and none may be left over but a classifier.
 
     Tolerated are one nesting (`state_dict`, `model_state_dict`, `model`, `teacher`), the prefixes of wrappers
-    (`module.`, `_orig_mod.`, `model.`, `encoder.`, `backbone.`, `trunk.`), and a foreign key layout that timm's own
-    filter for the architecture knows.
+    (`module.`, `_orig_mod.`, `model.`, `encoder.`, `backbone.`, `trunk.`), a foreign key layout that timm's own
+    filter for the architecture knows, and that of transformers (ViT, DINOv2).
 
     Raises:
         WeightsError: no such file, not only tensors, or another architecture.
@@ -61,7 +65,14 @@ def load_file(model: nn.Module, path: Path, *, name: str | None = None) -> Sourc
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
         raise WeightsError(f"{path.name}: weights of another architecture: {_short(error)}") from error
-    return Source(_sha256(path), name or path.name)
+    return Source(_sha256(path), name or path.name, _revision(path))
+
+
+def _revision(path: Path) -> str | None:
+    """Return the commit that a file of the hub cache belongs to (`snapshots/<commit>/<file>`)."""
+    parts = path.parts
+    at = len(parts) - 1 - parts[::-1].index("snapshots") if "snapshots" in parts else len(parts)
+    return parts[at + 1] if at + 2 < len(parts) else None
 
 
 def weight_file(folder: Path) -> Path:
@@ -163,7 +174,12 @@ def _read(path: Path) -> dict[str, Tensor]:
 def _fitting(model: nn.Module, state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
     """Return exactly the model's entries, found under a prefix or through timm's filter."""
     wanted = set(model.state_dict())
-    for found in (_unprefixed(state, wanted), _unprefixed(_filtered(model, state), wanted)):
+    renamed = from_transformers(state, model) or {}
+    for found in (
+        _unprefixed(state, wanted),
+        _unprefixed(renamed, wanted),
+        _unprefixed(_filtered(model, state), wanted),
+    ):
         if found is None:
             continue
         spare = [k for k in found if k not in wanted and not k.startswith(_classifiers(model))]

@@ -55,7 +55,12 @@ MinTissue = Annotated[float | None, typer.Option(help="Least share of tissue in 
 SlideMpp = Annotated[float | None, typer.Option(help="µm per pixel of slides whose own value is missing or refused.")]
 Masks = Annotated[str | None, typer.Option(help="Folder of SLIDE.geojson: tissue drawn by hand instead of detected.")]
 Upsampling = Annotated[bool | None, typer.Option("--allow-upsampling", help="Take slides coarser than --mpp, too.")]
-EncoderName = Annotated[str | None, typer.Option("--encoder", help="Encoder: descriptors, or any timm name.")]
+EncoderName = Annotated[
+    str | None, typer.Option("--encoder", help="descriptors, a name of `slidemil encoders list`, or any timm name.")
+]
+CommercialOnly = Annotated[
+    bool, typer.Option("--commercial-only", help="Only encoders whose licence permits commercial use.")
+]
 Weights = Annotated[str | None, typer.Option(help="Weights of the encoder: a file, or local-dir:FOLDER.")]
 Stain = Annotated[str | None, typer.Option(help="Stain normalization: none (default), macenko, vahadane, reinhard.")]
 StainReference = Annotated[
