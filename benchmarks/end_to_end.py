@@ -98,7 +98,7 @@ def plain(slide: Path, network: str, tiles: int) -> Callable[[], int]:
     if network == "fast":
         model: Any = lambda batch: batch[:, :, ::16, ::16].mean((2, 3))  # noqa: E731
     else:
-        model = encoder_of(network).module
+        model = encoder_of(network).model
 
     @torch.inference_mode()
     def run() -> int:

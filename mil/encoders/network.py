@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from mil.errors import MilError
 
+from .precision import arithmetic, convert
+
 POOLINGS = ("timm", "token", "token+mean", "avg")
 
 
@@ -20,6 +22,9 @@ class Network(nn.Module):
         pooling: "timm" (as the network itself does), "token" (class token), "token+mean" (class token, then the mean
             of the patch tokens), or "avg" (mean of map or patch tokens).
         prefix_tokens: class token and registers in front of the patch tokens; 0 for a CNN.
+        precision: "fp32", "bf16" or "fp16": each pass switches it on by itself.
+
+    What else is asked of it, the backbone answers: `blocks`, `patch_embed`, `layer4` …
     """
 
     def __init__(self, backbone: nn.Module, pooling: str = "timm") -> None:
@@ -28,18 +33,42 @@ class Network(nn.Module):
             raise MilError(f"pooling {pooling!r}: one of {', '.join(POOLINGS)}.")
         self.backbone, self.pooling = backbone, pooling
         self.prefix_tokens = int(getattr(backbone, "num_prefix_tokens", 0))
+        self.precision = "fp32"
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "backbone":  # not there yet, or no more
+                raise
+            return getattr(self.backbone, name)
+
+    def set_precision(self, precision: str) -> None:
+        """Compute in that precision from now on."""
+        convert(self, precision)
+        self.precision = precision
 
     def forward(self, x: Tensor) -> Tensor:
         """Prepared tiles (B, 3, S, S) → features (B, D)."""
-        if self.pooling == "timm":
-            pooled: Tensor = self.backbone(x)
-            return pooled
-        return self.pool(self.features(x))
+        with arithmetic(self.precision, x.device.type):
+            if self.pooling == "timm":
+                pooled: Tensor = self.backbone(x)
+                return pooled
+            return self.pool(self.forward_features(x))
 
-    def features(self, x: Tensor) -> Tensor:
+    def forward_features(self, x: Tensor) -> Tensor:
         """Prepared tiles → what is pooled: tokens (B, T, C) with the prefix in front, or a map (B, C, h, w)."""
-        found: Tensor = self.backbone.forward_features(x)  # type: ignore[operator]
-        return found
+        with arithmetic(self.precision, x.device.type):
+            found: Tensor = self.backbone.forward_features(x)  # type: ignore[operator]
+            return found
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        """What is pooled → features (B, D)."""
+        if self.pooling != "timm":
+            return self.pool(features)
+        with arithmetic(self.precision, features.device.type):
+            pooled: Tensor = self.backbone.forward_head(features)  # type: ignore[operator]
+            return pooled
 
     def pool(self, features: Tensor) -> Tensor:
         """Tokens (B, T, C) or a map → one vector per tile, by the rule of the pooling."""
@@ -53,7 +82,7 @@ class Network(nn.Module):
 
     def dense(self, x: Tensor) -> Tensor:
         """Prepared tiles → one vector per place of the map: (B, h, w, C); class token and registers are left out."""
-        found = self.features(x)
+        found = self.forward_features(x)
         if found.ndim != 3:
             return _channels_last(found, self.backbone)
         patches = found[:, self.prefix_tokens :]

@@ -20,7 +20,7 @@ from mil.errors import MilError
 
 from .lanes import lane_of, probe_cuda
 from .network import Network
-from .precision import arithmetic, choose, convert
+from .precision import choose
 from .preprocess import Preprocessing
 from .registry import Entry
 from .weights import Source
@@ -77,7 +77,7 @@ class TimmEncoder:
         self.precision = choose(compute.precision, self.device, usual=entry.autocast if entry else "fp16")
         self._network = _placed(network, self.device)
         self.dim = _width(name, self._network, preprocessing.size)
-        convert(self._network, self.precision)
+        self._network.set_precision(self.precision)
         self._forward: Callable[[Tensor], Tensor] = self._network
         self._backend = "torch"
         if compute.compile:
@@ -115,6 +115,11 @@ class TimmEncoder:
     @property
     def module(self) -> Network:
         """The network, prepared tiles (B, 3, S, S) → features (B, D); gradients reach its input."""
+        return self._network
+
+    @property
+    def model(self) -> Network:
+        """The same network, under its older name."""
         return self._network
 
     @property
@@ -156,7 +161,7 @@ class TimmEncoder:
     def map_shape(self) -> tuple[int, int, int]:
         """Shape (h, w, C) of the last map of one tile."""
         side = self.preprocessing.size
-        with torch.inference_mode(), arithmetic(self.precision, self.device):
+        with torch.inference_mode():
             _, height, width, depth = self._network.dense(torch.zeros(1, 3, side, side, device=self.device)).shape
         return height, width, depth
 
@@ -207,8 +212,7 @@ class TimmEncoder:
             x = self.preprocessing(slab)
         else:  # in memory as the preprocessing leaves it: other kernels round otherwise
             x = slab.contiguous(memory_format=torch.channels_last)
-        with arithmetic(self.precision, self.device):
-            return network(x)
+        return network(x)
 
     def _probe(self, pixels: Any) -> None:
         """Find out, before the first batch on CUDA, how many tiles fit."""

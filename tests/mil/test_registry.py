@@ -90,7 +90,7 @@ def test_each_row_builds_what_it_states(name):
     assert network(tile).shape == (1, entry.dim)
     if name in SHAPES:
         side = entry.size // SHAPES[name][2]
-        assert network.features(tile).shape[1] == side * side + 1 + REGISTERS.get(name, 0)
+        assert network.forward_features(tile).shape[1] == side * side + 1 + REGISTERS.get(name, 0)
         assert network.dense(tile).shape == (1, side, side, SHAPES[name][0])
 
 
