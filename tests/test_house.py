@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("wsi", "stain", "mil", "pipelines")
 MAY_IMPORT = {"wsi": set(), "stain": set(), "mil": set(), "pipelines": {"wsi", "stain", "mil"}}
 HEAVY = ("torch", "timm", "torchvision", "sklearn", "matplotlib", "dask", "distributed")
-OPTIONAL_TORCH = {"stain/transfer.py"}
+OPTIONAL_TORCH = "stain/transfer/"  # a package that `stain` does not import: whoever wants it, does
 
 
 def sources(package: str) -> list[Path]:
@@ -57,7 +57,7 @@ def test_packages_import_only_what_they_may(package):
 @pytest.mark.parametrize("package", ["wsi", "stain"])
 def test_wsi_and_stain_know_no_torch(package):
     for path in sources(package):
-        if str(path.relative_to(ROOT)) not in OPTIONAL_TORCH:
+        if not path.relative_to(ROOT).as_posix().startswith(OPTIONAL_TORCH):
             roots = {name.split(".")[0] for name in imported(path)}
             assert not roots & {"torch", "timm", "torchvision"}, path
 
@@ -112,7 +112,7 @@ def test_public_names_are_there(package):
 
 
 def test_wsi_and_stain_load_no_torch():
-    code = "import sys, wsi, stain; print('torch' in sys.modules)"
+    code = "import sys, wsi, stain, stain.validate; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
     assert done.stdout.strip() == "False", done.stderr
 
