@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .bag import Bag
+    from .bag_set import BagSet, SealedLabels
     from .encoder import DEFAULT_ENCODER, Encoder, check_batch_invariance, create_encoder
     from .errors import (
         BagError,
@@ -23,29 +24,34 @@ if TYPE_CHECKING:
         WeightsError,
     )
     from .explain import explain
+    from .fit import Epoch
     from .heads import HEADS, Contract, Head, MILOutput, create_head
     from .metrics import auc, bootstrap_interval, evaluate
     from .model import TrainedModel, load_model
     from .predict import Prediction, predict
     from .splits import Split, check_split, split_by_patient
-    from .train import BagSet, Epoch, TrainSettings, train
+    from .tasks import Task, task_from
+    from .train import train
+    from .train_settings import TrainSettings
 
 _HOME = {
     "DEFAULT_ENCODER": "encoder",
     "HEADS": "heads",
     "Bag": "bag",
     "BagError": "errors",
-    "BagSet": "train",
+    "BagSet": "bag_set",
     "Contract": "heads",
     "Encoder": "encoder",
-    "Epoch": "train",
+    "Epoch": "fit",
     "Head": "heads",
     "MILOutput": "heads",
     "MilError": "errors",
     "ModelError": "errors",
     "Prediction": "predict",
+    "SealedLabels": "bag_set",
     "Split": "splits",
-    "TrainSettings": "train",
+    "Task": "tasks",
+    "TrainSettings": "train_settings",
     "TrainedModel": "model",
     "TrainingDataError": "errors",
     "UnknownEncoderError": "errors",
@@ -62,6 +68,7 @@ _HOME = {
     "load_model": "model",
     "predict": "predict",
     "split_by_patient": "splits",
+    "task_from": "tasks",
     "train": "train",
 }
 
@@ -79,7 +86,9 @@ __all__ = [
     "MilError",
     "ModelError",
     "Prediction",
+    "SealedLabels",
     "Split",
+    "Task",
     "TrainSettings",
     "TrainedModel",
     "TrainingDataError",
@@ -97,6 +106,7 @@ __all__ = [
     "load_model",
     "predict",
     "split_by_patient",
+    "task_from",
     "train",
 ]
 

@@ -13,9 +13,10 @@ import safetensors
 import safetensors.torch
 import torch
 
-from .errors import ModelError, UnknownHeadError
+from .errors import MilError, ModelError
 from .heads import Head, create_head
 from .model_card import model_card
+from .tasks import Classification, Task, task_from
 
 FORMAT, VERSION = "slidemil-model", 1
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
@@ -27,13 +28,18 @@ class TrainedModel:
 
     Attributes:
         head: in evaluation mode, on the CPU.
-        classes: names in the order of the logits.
+        task: what was asked, and what the logits mean.
         config: what config.json holds; see `mil.train`.
     """
 
     head: Head
-    classes: tuple[str, ...]
+    task: Task
     config: dict[str, Any]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in the order of the logits; empty for other tasks."""
+        return self.task.classes if isinstance(self.task, Classification) else ()
 
     @property
     def threshold(self) -> float | None:
@@ -70,16 +76,25 @@ def load_model(folder: str | Path) -> TrainedModel:
     try:
         spec = config["head"]
         head = create_head(spec["name"], int(spec["in_dim"]), int(spec["classes"]), **spec["options"])
-        classes = tuple(str(name) for name in config["classes"])
+        task = _task(config)
         config["threshold"]
-    except UnknownHeadError as error:
+    except MilError as error:
         raise ModelError(f"{folder.name}: {error}") from error
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{folder.name}: {CONFIG} lacks or garbles {error}. Train the model again.") from error
-    if len(classes) != head.classes:
-        raise ModelError(f"{folder.name}: {CONFIG} names {len(classes)} classes, its head has {head.classes}.")
+    if task.outputs != head.classes:
+        raise ModelError(f"{folder.name}: {CONFIG} names {task.outputs} classes, its head has {head.classes}.")
     _load_weights(head, folder)
-    return TrainedModel(head=head.eval(), classes=classes, config=config)
+    return TrainedModel(head=head.eval(), task=task, config=config)
+
+
+def _task(config: Mapping[str, Any]) -> Task:
+    """The task; a folder without one is of a classification."""
+    names = tuple(str(name) for name in config["classes"])
+    task = task_from(config["task_spec"]) if "task_spec" in config else Classification(names)
+    if isinstance(task, Classification) and names != task.classes:
+        raise MilError(f"{CONFIG} names {len(names)} classes, its task has {len(task.classes)}.")
+    return task
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

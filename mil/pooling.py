@@ -96,7 +96,8 @@ def segment_weighted_sum(weights: Tensor, values: Tensor, bag: Bag) -> Tensor:
     """Sum of the tile values of each bag, weighted: (T, K) and (T, E) → (B, K, E); zeros for an empty bag."""
     dtype = accumulation_dtype(values)
     pairs = zip(bag.per_bag(weights.to(dtype)), bag.per_bag(values.to(dtype)), strict=True)
-    return torch.stack([w.T @ rows for w, rows in pairs])
+    with torch.autocast(values.device.type, enabled=False):  # sums over all tiles stay in single precision
+        return torch.stack([w.T @ rows for w, rows in pairs])
 
 
 def segment_mean_weights(bag: Bag, like: Tensor) -> Tensor:

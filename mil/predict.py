@@ -12,6 +12,7 @@ from .bag import Bag
 from .errors import BagError, ModelError
 from .heads import Head, MILOutput
 from .model import TrainedModel
+from .tasks import said
 
 CHUNK = 2048  # tiles that a streamed prediction holds at a time: 12 MB in float32 for features of width 1536
 
@@ -23,8 +24,8 @@ class Prediction:
     Attributes:
         id: of the bag.
         logits: shape (C,), float32.
-        probabilities: shape (C,), float64, softmax of the logits.
-        pred: class name; in a two-class task by the model's stored threshold.
+        answer: what they mean, shape (P,), float64, one number per `task.columns`; of a classification probabilities.
+        pred: class name; in a two-class task by the model's stored threshold. Of other tasks see `mil.tasks.said`.
         attention: weight of each tile, shape (N,), float32, summing to 1; for several branches their mean.
         scores: raw score of each tile, shape (N,), float32.
         n_tiles: N.
@@ -32,11 +33,16 @@ class Prediction:
 
     id: str
     logits: NDArray[np.float32]
-    probabilities: NDArray[np.float64]
+    answer: NDArray[np.float64]
     pred: str
     attention: NDArray[np.float32]
     scores: NDArray[np.float32]
     n_tiles: int
+
+    @property
+    def probabilities(self) -> NDArray[np.float64]:
+        """`answer`, by the name it has in a classification."""
+        return self.answer
 
 
 @torch.inference_mode()
@@ -75,12 +81,12 @@ def _predict_one(model: TrainedModel, bag: Bag) -> Prediction:
     """Predict one bag."""
     out = infer(model.head, bag)
     logits = out.logits[0]
-    probabilities = torch.softmax(logits.double(), dim=0).cpu().numpy()
+    answer = model.task.answer(logits.double().cpu().numpy()[None])[0]
     return Prediction(
         id=bag.ids[0],
         logits=logits.float().cpu().numpy(),
-        probabilities=probabilities,
-        pred=model.classes[decide(probabilities, model.threshold)],
+        answer=answer,
+        pred=model.classes[decide(answer, model.threshold)] if model.classes else said(model.task, answer),
         attention=out.weights.float().mean(dim=1).cpu().numpy(),
         scores=out.scores.float().mean(dim=1).cpu().numpy(),
         n_tiles=bag.n_tiles,

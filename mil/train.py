@@ -2,190 +2,158 @@
 
 from __future__ import annotations
 
-import copy
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn.functional import cross_entropy
 
-from .bag import Bag
+from .bag_set import BagSet, SealedLabels
+from .checkpoint import Checkpoint
 from .errors import TrainingDataError
+from .fit import Epoch, Fit, Keep, Side, told
 from .heads import Head, create_head
 from .input_transform import InputTransform
-from .losses import objective_of
-from .metrics import auc, choose_threshold
+from .metrics import choose_threshold
 from .model import TrainedModel, versions
+from .predict import infer
+from .prepared import PreparedBags
+from .tasks import Array, Classification, MultiTask, Task, as_task
+from .train_settings import TrainSettings
 
+__all__ = ["BagSet", "Epoch", "SealedLabels", "TrainSettings", "train"]
 
-@dataclass(frozen=True, eq=False)
-class BagSet:
-    """Labeled bags of one side of a split.
-
-    Attributes:
-        bags: one Bag of length one per slide.
-        labels: class number of each slide, shape (n,), int64.
-        patients: patient of each slide.
-    """
-
-    bags: Sequence[Bag]
-    labels: NDArray[np.int64]
-    patients: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        n = len(self.bags)
-        if len(self.labels) != n or len(self.patients) != n:
-            raise TrainingDataError(
-                f"{n} bags, {len(self.labels)} labels and {len(self.patients)} patients. Give one of each per slide."
-            )
-        if any(len(bag) != 1 for bag in self.bags):
-            raise TrainingDataError("each entry of a BagSet is one slide. Split packed bags with Bag.split().")
-
-    def __len__(self) -> int:
-        return len(self.bags)
-
-
-@dataclass(frozen=True)
-class TrainSettings:
-    """How a head is trained. The defaults serve 20 to 200 slides with features of any scale.
-
-    Attributes:
-        head: a key of `mil.HEADS`; some have a loss of their own beside that of the slide, see `mil.losses`.
-        head_options: further arguments of the head, e.g. {"hidden": 128}.
-        epochs: at most so many passes over the training slides.
-        patience: stop after so many epochs without a lower validation loss.
-        lr: learning rate of AdamW.
-        weight_decay: decoupled weight decay of AdamW.
-        dropout: share of the hidden features of each tile that is switched off in training.
-        scaling: "each" brings every input feature to unit spread (descriptors of mixed units); "common" divides all by
-            one number (features of one unit, e.g. pixels).
-        decorrelate: how far correlated input features are pulled apart before training, from 0 (only brought to one
-            scale) to 1 (fully whitened). With few slides it is what makes a faint concept learnable. Features wider
-            than 512 are left at 0. It is folded into the first layer: the stored model is an ordinary head.
-        batch_size: slides in one step.
-        class_weights: "balanced" (inverse to the class's number of slides), "none", or one number over 0 per class.
-            A slide's loss is multiplied by the weight of its class, whatever else is in its batch; balanced weights
-            average 1 over the training slides.
-        seed: decides initial weights, order and dropout; the same seed gives the same bytes on a CPU.
-        device: "cpu" or "cuda"; only the CPU promises the same bytes.
-    """
-
-    head: str = "gated_abmil"
-    head_options: Mapping[str, float] = field(default_factory=dict)
-    epochs: int = 200
-    patience: int = 40
-    lr: float = 5e-4
-    weight_decay: float = 1e-2
-    dropout: float = 0.25
-    scaling: str = "each"
-    decorrelate: float = 0.5
-    batch_size: int = 1
-    class_weights: str | tuple[float, ...] = "balanced"
-    seed: int = 0
-    device: str = "cpu"
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """What one epoch came to.
-
-    Attributes:
-        number: from 1.
-        train_loss: mean over the slides of what the head is trained on (`mil.losses`), by default cross-entropy times
-            class weight; with dropout.
-        validation_loss: mean cross-entropy, weighted by class (divided by the sum of the weights), without dropout.
-        validation_auc: one-versus-rest mean; None where validation has one class.
-        best: the validation loss is the lowest so far.
-    """
-
-    number: int
-    train_loss: float
-    validation_loss: float
-    validation_auc: float | None
-    best: bool
+_WIDE = 512  # features from which on bfloat16 pays
 
 
 def train(
     train: BagSet,
     validation: BagSet,
-    classes: Sequence[str],
+    task: Task | Sequence[str],
     settings: TrainSettings | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
+    *,
+    keep: Keep | None = None,
+    resume: bytes | None = None,
 ) -> TrainedModel:
     """Train a head and keep the weights of the epoch with the lowest validation loss.
 
     Args:
         train: slides to learn from.
         validation: slides of other patients, for early stopping and the decision threshold.
-        classes: class names; label i means `classes[i]`.
+        task: what is asked, from `mil.tasks`; class names stand for a classification, label i means the i-th.
         settings: by default `TrainSettings()`.
         on_epoch: called after each epoch.
+        keep: called after each epoch with a function that returns the checkpoint as bytes.
+        resume: such bytes, from the same data and settings: training goes on from there, and ends in the same model.
 
     Returns:
         The model in evaluation mode, on the CPU.
 
     Raises:
         TrainingDataError: one class only, a patient on both sides, labels out of range, no tiles at all, features
-            that are not finite, or training that diverged.
+            that are not finite, training that diverged, or a checkpoint of other settings.
         UnknownHeadError: no head of that name.
     """
     settings = settings or TrainSettings()
-    _check_data(train, validation, classes)
+    wanted = as_task(task, settings.class_weights)
+    _check_sides(train, validation)
+    targets = [_targets(wanted, side, name) for side, name in ((train, "training"), (validation, "validation"))]
+    fitted = wanted.fitted(targets[0])
+    _check_bags(train, validation)
     with _reproducible(settings):
         options = {"dropout": settings.dropout, **settings.head_options}
-        head = create_head(settings.head, train.bags[0].dim, len(classes), **options).to(settings.device)
-        prepare = InputTransform.fit(train.bags, settings.decorrelate, common=_common(settings))
-        prepared = [replace(side, bags=[prepare(bag) for bag in side.bags]) for side in (train, validation)]
-        history, best = _fit(head, prepared[0], prepared[1], settings, on_epoch)
-        head.load_state_dict(best)
+        head = create_head(settings.head, train.bags[0].dim, fitted.outputs, **options).to(settings.device)
+        prepare = InputTransform.fit(train.bags, settings.decorrelate, common=settings.scaling == "common")
+        fit = Fit(head, fitted, *_sides(train, validation, targets, prepare, settings), settings)
+        if resume is not None:
+            fit.go_on_from(Checkpoint.from_bytes(resume))
+        with head.takes_prepared(fused=not isinstance(fitted, MultiTask)):
+            _run(fit, on_epoch, keep)
+        head.load_state_dict(fit.best)
         prepare.fold_into(head.to("cpu").eval())
-        probabilities = _probabilities(head, validation)
-    config = _config(head, train, validation, classes, settings, history, probabilities)
-    return TrainedModel(head=head, classes=tuple(classes), config=config)
+        answers = fitted.answer(_logits(head, validation))
+    config = _config(head, train, validation, fitted, settings, fit.history, targets, answers)
+    return TrainedModel(head=head, task=fitted, config=config)
 
 
-def _check_data(train: BagSet, validation: BagSet, classes: Sequence[str]) -> None:
-    """Raise TrainingDataError unless there is something to tell apart and the sides are apart."""
+def _run(fit: Fit, on_epoch: Callable[[Epoch], None] | None, keep: Keep | None) -> None:
+    """Epochs until it is enough."""
+    while not fit.done:
+        epoch = fit.epoch()
+        if on_epoch:
+            on_epoch(epoch)
+        if keep:
+            keep(lambda: fit.state().to_bytes())
+
+
+def _sides(
+    train: BagSet, validation: BagSet, targets: Sequence[Array], prepare: InputTransform, settings: TrainSettings
+) -> tuple[Side, Side]:
+    """Both sides as the head takes them; the memory is shared by their number of slides."""
+    dtype = _dtype(settings, train.bags[0].dim)
+    slides, made = len(train) + len(validation), []
+    for side, target in zip((train, validation), targets, strict=True):
+        budget = settings.memory_gb * 1e9 * len(side) / slides
+        bags = PreparedBags(side.bags, prepare, dtype, budget, settings.device)
+        made.append(Side(bags, torch.as_tensor(target).to(settings.device)))
+    return made[0], made[1]
+
+
+def _dtype(settings: TrainSettings, dim: int) -> torch.dtype:
+    """Precision of the products."""
+    if settings.precision == "auto":
+        cuda = settings.device.startswith("cuda")
+        able = torch.cuda.is_bf16_supported() if cuda else torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        return torch.bfloat16 if able and dim >= _WIDE else torch.float32
+    return torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
+
+
+def _targets(task: Task, side: BagSet, name: str) -> Array:
+    """Targets of a side.
+
+    Raises:
+        TrainingDataError: names the side.
+    """
+    try:
+        target = task.encode(side.labels)
+    except TrainingDataError as error:
+        raise TrainingDataError(f"{name} slides: {error}") from error
+    if not task.known(target).any():
+        raise TrainingDataError(f"no {name} slide has a label. Label more patients.")
+    return target
+
+
+def _check_sides(train: BagSet, validation: BagSet) -> None:
+    """Raise TrainingDataError unless there is something on both sides, and the sides are apart."""
     for name, side in (("training", train), ("validation", validation)):
         if not len(side):
             raise TrainingDataError(f"no {name} slides. Label more patients, or change the shares of the split.")
-        wrong = [int(v) for v in side.labels if not 0 <= int(v) < len(classes)]
-        if wrong:
-            raise TrainingDataError(
-                f"{name} label {wrong[0]} names no class; there are {len(classes)}: {list(classes)}."
-            )
-    found = sorted({classes[int(v)] for v in train.labels})
-    if len(found) < len(classes) or len(found) < 2:
-        raise TrainingDataError(
-            f"the training slides are all of {found}, the classes are {list(classes)}: nothing can be told apart. "
-            "Every class needs training slides."
-        )
     shared = sorted(set(train.patients) & set(validation.patients))
     if shared:
         raise TrainingDataError(
             f"{len(shared)} patient(s) in training and validation, e.g. {', '.join(shared[:3])}. "
             "Split by patient, e.g. with mil.split_by_patient."
         )
-    if not sum(bag.n_tiles for bag in train.bags):
+
+
+def _check_bags(train: BagSet, validation: BagSet) -> None:
+    """Raise TrainingDataError unless there are tiles, and all features are numbers."""
+    tiles, spoiled = 0, []
+    for side in (train, validation):
+        for bag in side.bags:
+            tiles += bag.n_tiles if side is train else 0
+            spoiled += [] if bool(torch.isfinite(bag.features).all()) else list(bag.ids)
+    if not tiles:
         raise TrainingDataError("no training slide has a tile. Look at slides.csv for the reasons.")
-    spoiled = [name for side in (train, validation) for bag in side.bags if not _finite(bag) for name in bag.ids]
     if spoiled:
         raise TrainingDataError(
             f"{len(spoiled)} slide(s) have features that are NaN or infinite: {', '.join(spoiled[:3])}. "
             "Extract their features again, or leave these slides out."
         )
-
-
-def _finite(bag: Bag) -> bool:
-    """Say whether every feature is a number."""
-    return bool(torch.isfinite(bag.features).all())
 
 
 @contextmanager
@@ -203,144 +171,56 @@ def _reproducible(settings: TrainSettings) -> Iterator[None]:
             torch.set_num_threads(threads)
 
 
-def _common(settings: TrainSettings) -> bool:
-    """Say whether all features share one scale."""
-    if settings.scaling not in {"each", "common"}:
-        raise TrainingDataError(f"scaling={settings.scaling!r}: use 'each' or 'common'.")
-    return settings.scaling == "common"
-
-
-def _fit(
-    head: Head,
-    train: BagSet,
-    validation: BagSet,
-    settings: TrainSettings,
-    on_epoch: Callable[[Epoch], None] | None,
-) -> tuple[list[Epoch], dict[str, Tensor]]:
-    """Run the epochs; return what they came to and the best weights."""
-    weights = _class_weights(train.labels, head.classes, settings).to(settings.device)
-    optimizer = torch.optim.AdamW(head.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
-    held_out = Bag.from_list(list(validation.bags)).to(settings.device)
-    target = torch.as_tensor(validation.labels).to(settings.device)
-    history: list[Epoch] = []
-    best_loss, best, since = math.inf, copy.deepcopy(head.state_dict()), 0
-    for number in range(1, settings.epochs + 1):
-        train_loss = _one_epoch(head, train, weights, optimizer, settings)
-        logits = _evaluate(head, held_out)
-        validation_loss = float(cross_entropy(logits, target, weight=weights))
-        if not math.isfinite(validation_loss):
-            raise TrainingDataError(
-                f"epoch {number}: the validation loss is {validation_loss}, the training loss {train_loss:.4g}. The "
-                f"features are finite, so training diverged: use a learning rate lower than {settings.lr:g}."
-            )
-        better = validation_loss < best_loss
-        if better:
-            best_loss, best, since = validation_loss, copy.deepcopy(head.state_dict()), 0
-        else:
-            since += 1
-        score = _auc(validation.labels, logits)
-        history.append(Epoch(number, train_loss, validation_loss, score, better))
-        if on_epoch:
-            on_epoch(history[-1])
-        if since >= settings.patience:
-            break
-    return history, best
-
-
-def _one_epoch(
-    head: Head, train: BagSet, weights: Tensor, optimizer: torch.optim.Optimizer, settings: TrainSettings
-) -> float:
-    """One shuffled pass over the training slides; returns the mean loss.
-
-    The weighted losses are divided by the number of slides, not by the sum of their weights as torch's "mean" does:
-    in a batch of one slide the weight would cancel.
-    """
-    head.train()
-    objective = objective_of(head)
-    order = torch.randperm(len(train)).tolist()
-    total = 0.0
-    for start in range(0, len(order), settings.batch_size):
-        rows = order[start : start + settings.batch_size]
-        bag = Bag.from_list([train.bags[i] for i in rows]).to(settings.device)
-        target = torch.as_tensor(train.labels[rows]).to(settings.device)
-        optimizer.zero_grad(set_to_none=True)
-        slide_loss = partial(cross_entropy, target=target, weight=weights, reduction="none")
-        value = objective(head(bag), bag, target, slide_loss).sum() / len(rows)
-        torch.autograd.backward(value)
-        optimizer.step()
-        total += float(value.detach()) * len(rows)
-    return total / len(order)
-
-
-def _class_weights(labels: NDArray[np.int64], classes: int, settings: TrainSettings) -> Tensor:
-    """Weight of each class in the loss, shape (C,)."""
-    if isinstance(settings.class_weights, tuple):
-        if len(settings.class_weights) != classes:
-            raise TrainingDataError(f"{len(settings.class_weights)} class weights for {classes} classes.")
-        if not all(math.isfinite(weight) and weight > 0 for weight in settings.class_weights):
-            raise TrainingDataError(f"class_weights={settings.class_weights}: every weight must be over 0.")
-        return torch.tensor(settings.class_weights, dtype=torch.float32)
-    if settings.class_weights == "none":
-        return torch.ones(classes)
-    if settings.class_weights != "balanced":
-        raise TrainingDataError(f"class_weights={settings.class_weights!r}: use 'balanced', 'none' or numbers.")
-    count = torch.bincount(torch.as_tensor(labels), minlength=classes)
-    return (len(labels) / (classes * count)).to(torch.float32)
-
-
-@torch.no_grad()
-def _evaluate(head: Head, bag: Bag) -> Tensor:
-    """Logits (B, C) without dropout."""
-    head.eval()
-    logits: Tensor = head(bag).logits
-    return logits
-
-
-def _probabilities(head: Head, side: BagSet) -> NDArray[np.float64]:
-    """Class probabilities of each slide, (n, C)."""
-    logits = _evaluate(head, Bag.from_list(list(side.bags)))
-    return torch.softmax(logits.double(), dim=1).numpy()
-
-
-def _auc(labels: NDArray[np.int64], logits: Tensor) -> float | None:
-    """Mean one-versus-rest AUC over the classes present; None where there is only one."""
-    p = torch.softmax(logits.double(), dim=1).cpu().numpy()
-    columns = [1] if p.shape[1] == 2 else range(p.shape[1])
-    values = [auc(labels == c, p[:, c]) for c in columns if 0 < int((labels == c).sum()) < len(labels)]
-    return float(np.mean(values)) if values else None
+def _logits(head: Head, side: BagSet) -> NDArray[np.float64]:
+    """Logits of the finished head, (n, C): as `predict` gives them."""
+    with torch.inference_mode():
+        return np.stack([infer(head, side.bags[i]).logits[0].double().numpy() for i in range(len(side))])
 
 
 def _config(
     head: Head,
     train: BagSet,
     validation: BagSet,
-    classes: Sequence[str],
+    task: Task,
     settings: TrainSettings,
     history: list[Epoch],
-    probabilities: NDArray[np.float64],
+    targets: Sequence[Array],
+    answers: Array,
 ) -> dict[str, Any]:
     """Everything that the model folder says about the model."""
-    best = max(epoch.number for epoch in history if epoch.best) if any(e.best for e in history) else 0
+    best = max((epoch.number for epoch in history if epoch.best), default=0)
+    classes = list(task.classes) if isinstance(task, Classification) else []
+    counts = [[int((t == c).sum()) for t in targets] for c in range(len(classes))]
     return {
         "format": "slidemil-model",
         "version": 1,
-        "task": "classification",
+        "task": task.kind,
+        "task_spec": task.spec(),
         "head": {"name": head.name, "in_dim": head.in_dim, "classes": head.classes, "options": dict(head.options)},
-        "classes": list(classes),
-        "threshold": choose_threshold(validation.labels, probabilities[:, 1]) if len(classes) == 2 else None,
+        "classes": classes,
+        "columns": list(task.columns),
+        "threshold": _threshold(task, targets[1], answers),
         "threshold_rule": "highest balanced accuracy on validation; among equals the nearest to 0.5",
         "encoder": None,
         "tile": None,
         "training": {
-            "settings": {**asdict(settings), "head_options": dict(settings.head_options)},
+            "settings": told(settings),
             "slides": {"train": len(train), "validation": len(validation)},
             "patients": {"train": len(set(train.patients)), "validation": len(set(validation.patients))},
             "slides_per_class": {
-                name: {"train": int((train.labels == c).sum()), "validation": int((validation.labels == c).sum())}
-                for c, name in enumerate(classes)
+                name: {"train": count[0], "validation": count[1]} for name, count in zip(classes, counts, strict=True)
             },
+            "score": task.score_name,
             "best_epoch": best,
             "history": [asdict(epoch) for epoch in history],
         },
         "versions": versions(),
     }
+
+
+def _threshold(task: Task, target: Array, answers: Array) -> float | None:
+    """Cut of the positive class's probability, chosen on validation; None where there are not two classes."""
+    if not isinstance(task, Classification) or len(task.classes) != 2:
+        return None
+    known = ~np.isnan(target[:, 0])
+    return choose_threshold(target[known, 0], answers[known, 1])

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mil.bag import Bag
+from mil.fused import attend
 
 from .attending import AttendingHead, Tiles
 from .base import Contract, MILOutput, tile_embedding
@@ -40,6 +41,16 @@ class ABMIL(AttendingHead):
         """Embed and score."""
         h = self.embedded(bag)  # (T, E)
         return Tiles(h, self.score(h))
+
+    def pool(self, bag: Bag) -> MILOutput:
+        """As every attending head; in training with bfloat16 in few passes (`mil.fused`)."""
+        if not (self.fused and torch.is_grad_enabled() and bag.features.dtype == torch.bfloat16):
+            return super().pool(bag)
+        gate, w = getattr(self, "attention_u", None), self.attention_w
+        share = self.options["dropout"] if self.training else 0.0
+        z, scores = attend(bag, self.first_linear, self.attention_v, gate, w.weight[0], dropout=share)
+        scores = scores + w.bias
+        return self.answer(z[:, None], Tiles(z[:0], scores), self.weigh(scores, bag))
 
     def answer(self, z: Tensor, tiles: Tiles, weights: Tensor) -> MILOutput:
         """Classify."""

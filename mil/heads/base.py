@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -122,6 +123,8 @@ class Head(nn.Module, abc.ABC):
     name: ClassVar[str]
     contract: ClassVar[Contract] = Contract()
     embed: nn.Sequential
+    prepared: bool = False  # features come standardized
+    fused: bool = False  # where the head has a faster way to the same gradients
 
     def __init__(self, in_dim: int, classes: int, **options: float) -> None:
         super().__init__()
@@ -187,14 +190,23 @@ class Head(nn.Module, abc.ABC):
         """Fix the input standardization from training tiles, shape (T, D). Mixed scales become one."""
         self.input.fit(features)
 
+    @contextmanager
+    def takes_prepared(self, *, fused: bool) -> Iterator[None]:
+        """In training features are standardized once, not at every visit: the head's own input step is left out."""
+        self.prepared, self.fused = True, fused
+        try:
+            yield
+        finally:
+            self.prepared = self.fused = False
+
     def embedded(self, bag: Bag) -> Tensor:
         """Tile embeddings (T, E). Where no gradient is wanted, no copy of all the features is made in float32."""
         if torch.is_grad_enabled() or bag.n_tiles <= CHUNK:
-            whole: Tensor = self.embed(self.input(bag.features))
+            whole: Tensor = self.embed(bag.features if self.prepared else self.input(bag.features))
             return whole
         kept = KeptRows(bag.n_tiles)
         for rows in torch.split(bag.features, CHUNK):
-            kept.add(self.embed(self.input(rows)))
+            kept.add(self.embed(rows if self.prepared else self.input(rows)))
         return kept.result()
 
     @property

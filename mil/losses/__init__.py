@@ -24,11 +24,11 @@ __all__ = ["OBJECTIVES", "Objective", "SlideLoss", "acmil", "clam", "dsmil", "dt
 SlideLoss: TypeAlias = Callable[[Tensor], Tensor]
 """Logits (B, C) → loss of each slide (B,); it knows the labels and the weights of their classes."""
 
-Objective: TypeAlias = Callable[[MILOutput, Bag, Tensor, SlideLoss], Tensor]
-"""Output of the head, its input, class number of each slide (B,), the task's loss → what to minimize, (B,)."""
+Objective: TypeAlias = Callable[[MILOutput, Bag, Tensor | None, SlideLoss], Tensor]
+"""Output of the head, its input, class number of each slide (B,) or None, the task's loss → what to minimize, (B,)."""
 
 
-def plain(out: MILOutput, bag: Bag, target: Tensor, slide_loss: SlideLoss) -> Tensor:
+def plain(out: MILOutput, bag: Bag, target: Tensor | None, slide_loss: SlideLoss) -> Tensor:
     """The loss of the slide and nothing else."""
     del bag, target
     return slide_loss(out.logits)

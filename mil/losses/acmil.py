@@ -12,7 +12,7 @@ from mil.bag import Bag
 from mil.heads import MILOutput
 
 
-def acmil(out: MILOutput, bag: Bag, target: Tensor, slide_loss: Callable[[Tensor], Tensor]) -> Tensor:
+def acmil(out: MILOutput, bag: Bag, target: Tensor | None, slide_loss: Callable[[Tensor], Tensor]) -> Tensor:
     """Loss of the slide + mean loss of the branches + likeness of their attention: (B,).
 
     Source: Zhang et al., ECCV 2024, eq. 5 to 8.

@@ -14,12 +14,14 @@ from mil.heads import MILOutput
 K, BAG_SHARE = 8, 0.7
 
 
-def clam(out: MILOutput, bag: Bag, target: Tensor, slide_loss: Callable[[Tensor], Tensor]) -> Tensor:
+def clam(out: MILOutput, bag: Bag, target: Tensor | None, slide_loss: Callable[[Tensor], Tensor]) -> Tensor:
     """0.7 of the slide's loss + 0.3 of `instance_loss`: (B,).
 
     Source: Lu et al., Nature Biomedical Engineering 2021, doi:10.1038/s41551-020-00682-w.
     """
     assert out.instance_logits is not None
+    if target is None:  # no classes that exclude one another: no tile is evidence for one and against the others
+        return slide_loss(out.logits) + 0 * out.instance_logits.sum()
     pairs = zip(bag.per_bag(out.scores), bag.per_bag(out.instance_logits), target.tolist(), strict=True)
     instances = torch.stack([instance_loss(scores, logits, label) for scores, logits, label in pairs])
     return BAG_SHARE * slide_loss(out.logits) + (1 - BAG_SHARE) * instances

@@ -10,7 +10,7 @@ from mil.bag import Bag
 from mil.heads import MILOutput
 
 
-def dsmil(out: MILOutput, bag: Bag, target: Tensor, slide_loss: Callable[[Tensor], Tensor]) -> Tensor:
+def dsmil(out: MILOutput, bag: Bag, target: Tensor | None, slide_loss: Callable[[Tensor], Tensor]) -> Tensor:
     """Half the loss of the critical tiles, half that of the attended bag: (B,).
 
     Source: Li, Li, Eliceiri, CVPR 2021, §3.2 and the authors' settings.

@@ -11,7 +11,7 @@ from mil.bag import Bag
 from mil.heads import MILOutput
 
 
-def dtfd(out: MILOutput, bag: Bag, target: Tensor, slide_loss: Callable[[Tensor], Tensor]) -> Tensor:
+def dtfd(out: MILOutput, bag: Bag, target: Tensor | None, slide_loss: Callable[[Tensor], Tensor]) -> Tensor:
     """Loss of the second tier + mean loss of the pseudo-bags: (B,).
 
     Source: Zhang et al., CVPR 2022, eq. 4 and 8.
