@@ -34,6 +34,8 @@ for verb in (
     look.heatmap,
     look.report,
     look.status,
+    look.why,
+    look.verify,
 ):
     app.command()(verb)
 

@@ -22,7 +22,7 @@ from .jobfolder import JobFolder
 from .manifest import SlideEntry
 from .predictions import NamedModel, read_predictions
 from .progress import Progress
-from .records import current, finish
+from .records import current, finish, forget
 
 METHODS = ("attention",)
 _TOP = 8
@@ -148,6 +148,7 @@ def _write(
     top = _top_tiles(entry, file, values, result)
     if top is not None:
         files[folder / "top" / f"{name}.jpg"] = top
+    forget(job, folder / f"{name}.png")  # until all are there, none counts
     for path, data in files.items():
         write_bytes(path, data)
     picture = _picture(job, named, file, name, values)

@@ -26,7 +26,17 @@ from .outcome import Failure, Outcome
 from .preparing import Preparer
 from .progress import Progress
 from .provenance import Run, known_sha256, series_sha256
-from .records import Record, changed_parts, current, forget_failure, key_of, read_failure, read_record, write_failure
+from .records import (
+    Record,
+    changed_parts,
+    current,
+    forget,
+    forget_failure,
+    key_of,
+    read_failure,
+    read_record,
+    write_failure,
+)
 from .slide_work import SlideWork, finish_slide, passport_name
 from .stain_target import reference_identity
 from .timing import StageClock
@@ -130,6 +140,7 @@ class Extraction:
             if record is None:
                 self._say_what_changed(entry, parts)
                 self._asked[entry.slide_id] = parts
+                forget(self.job, self.output(entry.slide_id))  # its pictures will be written first, and be others
                 forget_failure(self.job, self.output(entry.slide_id))
                 yield entry, parts
             else:
@@ -209,7 +220,7 @@ class Extraction:
         return True
 
     def _took_over(self, slide_id: str, left: Claim) -> None:
-        self.run.log("took over", slide=slide_id, run=left.run, owner=left.who)
+        self.run.note("took over", slide=slide_id, run=left.run, owner=left.who)
 
     def _tell_total(self) -> None:
         self.progress.total(round(self.expected_tiles(self.slides)), exact=self.seen >= self.slides)
@@ -364,7 +375,7 @@ class Extraction:
     def _say_what_changed(self, entry: SlideEntry, parts: Mapping[str, Any]) -> None:
         changed = self.changed(entry, parts)
         if changed:
-            self.run.log("redo", slide=entry.slide_id, changed=changed)
+            self.run.note("redo", slide=entry.slide_id, changed=changed)
             note = f"made anew because this changed: {', '.join(changed[:4])}"
             if note not in self.warnings:
                 self.warnings.append(note)

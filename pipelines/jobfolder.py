@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .ledger import Ledger
 
 
 @dataclass(frozen=True)
 class JobFolder:
-    """The tree of one job; relocatable, and a superset of the tree that TRIDENT writes."""
+    """The tree of one job; relocatable, and a superset of the tree that TRIDENT writes.
+
+    Attributes:
+        root: the folder.
+        ledger: of the run that works on it, where one does; it stays behind when this goes to another process.
+    """
 
     root: Path
+    ledger: Ledger | None = field(default=None, compare=False, repr=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return JobFolder, (self.root,)
+
+    def note(self, event: str, **facts: Any) -> None:
+        """Put a line into the ledger of the run that works on the job, if one does."""
+        if self.ledger is not None:
+            self.ledger.add(event, **facts)
 
     @property
     def settings(self) -> Path:

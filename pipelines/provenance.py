@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -10,12 +11,14 @@ import sys
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from .files import sha256_file, sha256_json, write_json
+from .errors import JobError
+from .files import json_bytes, sha256_file, sha256_json, write_bytes, write_json
 from .jobfolder import JobFolder
+from .ledger import SUFFIX, Ledger
 
 _PACKAGES = (
     "slidemil",
@@ -116,7 +119,10 @@ def known_sha256(job: JobFolder, slide_id: str, files: Sequence[Path]) -> str | 
 
 @dataclass
 class Run:
-    """One run of a command: its record under `runs/` and its log under `logs/`."""
+    """One run of a command: its record and its ledger under `runs/`, and its log under `logs/`.
+
+    Used in a `with`, it keeps a ledger: what is made through `run.job` is written into it, and so is how it ended.
+    """
 
     job: JobFolder
     verb: str
@@ -130,6 +136,24 @@ class Run:
         """Name the run by its start and a random tail."""
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(self.began))
         self.name = self.name or f"{stamp}-{uuid.uuid4().hex[:8]}"
+        self._finished = False
+
+    def __enter__(self) -> Self:
+        told = {"verb": self.verb, "arguments": dict(self.arguments), "versions": versions()}
+        self.job = replace(self.job, ledger=Ledger(self.job.runs / f"{self.name}{SUFFIX}", **told))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        """Close the ledger; a run that did not say itself how it ended was stopped by an error or a signal."""
+        try:
+            if not self._finished:
+                self.finish("done" if error is None else _how_it_ended(error))
+        except JobError:  # a disk that is full took the run down, and takes no last word either
+            if error is None:
+                raise
+        finally:
+            if self.job.ledger is not None:
+                self.job.ledger.close()
 
     def log(self, event: str, **facts: Any) -> None:
         """Append one line to the run's log; a lost log line never ends a run."""
@@ -142,8 +166,17 @@ class Run:
         except OSError:
             return
 
+    def note(self, event: str, **facts: Any) -> None:
+        """Put a line into the log and into the ledger, which is never lost.
+
+        Raises:
+            EnvironmentFault: the ledger cannot be written.
+        """
+        self.log(event, **facts)
+        self.job.note(event, **facts)
+
     def finish(self, status: str, **facts: Any) -> None:
-        """Write the record of the run."""
+        """Write the record of the run; the last line of the ledger tells its hash."""
         record = {
             "verb": self.verb,
             "status": status,
@@ -160,4 +193,13 @@ class Run:
             **facts,
             "notes": self.notes,
         }
-        write_json(self.job.runs / f"{self.name}.json", json.loads(json.dumps(record, default=str)))
+        data = json_bytes(json.loads(json.dumps(record, default=str)))
+        self._finished = True
+        write_bytes(self.job.runs / f"{self.name}.json", data)
+        self.job.note("ended", status=status, record=hashlib.sha256(data).hexdigest())
+
+
+def _how_it_ended(error: BaseException) -> str:
+    """Return the status of a run that an error ended."""
+    names = {"KeyboardInterrupt": "interrupted", "Preempted": "pre-empted"}
+    return names.get(type(error).__name__, f"stopped: {type(error).__name__}: {' '.join(str(error).split())[:300]}")

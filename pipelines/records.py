@@ -2,21 +2,32 @@
 
 The record of an output holds the key (a hash of everything that determines the output), the parts that
 went into the key, and the SHA-256 of the output's bytes. "It exists" never means "it is done".
+
+A record ends with a seal, the hash of all else in it; and before it is written, the run's ledger says that it will be.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .files import sha256_file, sha256_json, write_bytes, write_json
+from .files import json_bytes, sha256_file, sha256_json, write_bytes
 from .jobfolder import JobFolder
 
 SCHEMA = 1
 """Raised when the meaning of an output changes: older outputs are then made anew."""
+
+
+@dataclass(frozen=True)
+class Companion:
+    """What is known of a file that belongs to an output; its hash is "" where an older version did not keep it."""
+
+    size: int
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -29,7 +40,7 @@ class Record:
         sha256: of the output's bytes.
         size: of the output, in bytes.
         facts: counts and findings worth keeping (for `slides.csv`), no clock times.
-        companions: size of each further file that belongs to the output, by path relative to the job.
+        companions: size and SHA-256 of each further file that belongs to the output, by path relative to the job.
     """
 
     key: str
@@ -37,7 +48,7 @@ class Record:
     sha256: str
     size: int
     facts: Mapping[str, Any] = field(default_factory=dict)
-    companions: Mapping[str, int] = field(default_factory=dict)
+    companions: Mapping[str, Companion] = field(default_factory=dict)
 
 
 def key_of(parts: Mapping[str, Any]) -> str:
@@ -48,12 +59,43 @@ def key_of(parts: Mapping[str, Any]) -> str:
 def read_record(job: JobFolder, output: Path) -> Record | None:
     """Return the record of `output`, None where there is none or it is torn."""
     try:
-        raw = json.loads(job.record(output).read_text(encoding="utf-8"))
-        return Record(
-            raw["key"], raw["parts"], raw["sha256"], raw["size"], raw.get("facts", {}), raw.get("companions", {})
-        )
-    except (OSError, ValueError, KeyError, TypeError):
+        return parse_record(job.record(output).read_bytes())
+    except (OSError, ValueError):
         return None
+
+
+def parse_record(data: bytes) -> Record:
+    """Return what the bytes of a record say.
+
+    Raises:
+        ValueError: they are torn.
+    """
+    try:
+        raw = json.loads(data)
+        beside = {name: _companion(value) for name, value in raw.get("companions", {}).items()}
+        return Record(raw["key"], raw["parts"], raw["sha256"], raw["size"], raw.get("facts", {}), beside)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"no record: {error}") from error
+
+
+def _companion(value: Any) -> Companion:
+    return Companion(value, "") if isinstance(value, int) else Companion(**value)
+
+
+def record_bytes(record: Record) -> bytes:
+    """Return a record as it is stored, with its seal."""
+    body = asdict(record)
+    return json_bytes({**body, "seal": sha256_json(body)})
+
+
+def is_sealed(data: bytes) -> bool | None:
+    """Tell whether the bytes of a record are just those that were written; None where an older version put no seal."""
+    try:
+        if "seal" not in json.loads(data):
+            return None
+        return record_bytes(parse_record(data)) == data
+    except (ValueError, TypeError):
+        return False
 
 
 def current(job: JobFolder, output: Path, parts: Mapping[str, Any]) -> Record | None:
@@ -64,7 +106,7 @@ def current(job: JobFolder, output: Path, parts: Mapping[str, Any]) -> Record | 
     record = read_record(job, output)
     if record is None or record.key != key_of(parts):
         return None
-    files = {output: record.size, **{job.root / name: size for name, size in record.companions.items()}}
+    files = {output: record.size, **{job.root / name: beside.size for name, beside in record.companions.items()}}
     whole = all(path.is_file() and path.stat().st_size == size for path, size in files.items())
     return record if whole else None
 
@@ -86,7 +128,24 @@ def finish(
     """Write an output and then its record; until both are there, the output is not done."""
     forget(job, output)
     write_bytes(output, data)
-    return seal(job, output, parts, facts, companions)
+    return _seal(job, output, hashlib.sha256(data).hexdigest(), len(data), parts, facts, companions)
+
+
+def keep(job: JobFolder, output: Path, data: bytes) -> None:
+    """Write a table, or another file that many runs write, where it differs from the one that lies there."""
+    try:
+        record = read_record(job, output)
+        if record is not None and record.sha256 == hashlib.sha256(data).hexdigest() and output.read_bytes() == data:
+            return
+    except OSError:
+        pass
+    finish(job, output, data, {})
+
+
+def publish(job: JobFolder, output: Path, data: bytes) -> None:
+    """Write a page that is made anew each time: it has no record, the ledger alone vouches for it."""
+    job.note("wrote", path=_name(job, output), sha256=hashlib.sha256(data).hexdigest(), record="")
+    write_bytes(output, data)
 
 
 def seal(
@@ -97,16 +156,36 @@ def seal(
     companions: Iterable[Path] = (),
 ) -> Record:
     """Write the record of an output that lies there whole."""
-    beside = {path.relative_to(job.root).as_posix(): path.stat().st_size for path in companions}
-    record = Record(key_of(parts), dict(parts), sha256_file(output), output.stat().st_size, dict(facts or {}), beside)
-    write_json(job.record(output), asdict(record))
+    return _seal(job, output, sha256_file(output), output.stat().st_size, parts, facts, companions)
+
+
+def _seal(
+    job: JobFolder,
+    output: Path,
+    sha256: str,
+    size: int,
+    parts: Mapping[str, Any],
+    facts: Mapping[str, Any] | None,
+    companions: Iterable[Path],
+) -> Record:
+    """Write a record; its hash goes to the ledger first, so that none lies there that the ledger does not know."""
+    beside = {
+        path.relative_to(job.root).as_posix(): Companion(path.stat().st_size, sha256_file(path)) for path in companions
+    }
+    record = Record(key_of(parts), dict(parts), sha256, size, dict(facts or {}), beside)
+    data = record_bytes(record)
+    job.note("wrote", path=_name(job, output), sha256=sha256, record=hashlib.sha256(data).hexdigest())
+    write_bytes(job.record(output), data)
     forget_failure(job, output)
     return record
 
 
 def forget(job: JobFolder, output: Path) -> None:
     """Take back that an output is done; the output itself stays until it is made anew."""
-    job.record(output).unlink(missing_ok=True)
+    record = job.record(output)
+    if record.exists():
+        job.note("took back", path=_name(job, output))
+        record.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -127,7 +206,9 @@ class Failed:
 def write_failure(job: JobFolder, output: Path, parts: Mapping[str, Any] | None, cause: str, mend: str) -> None:
     """Keep why an output could not be made; what an earlier run made of it no longer counts."""
     forget(job, output)
-    write_json(job.failure(output), asdict(Failed("" if parts is None else key_of(parts), cause, mend)))
+    data = json_bytes(asdict(Failed("" if parts is None else key_of(parts), cause, mend)))
+    job.note("failed", path=_name(job, output), cause=cause, mend=mend, record=hashlib.sha256(data).hexdigest())
+    write_bytes(job.failure(output), data)
 
 
 def read_failure(job: JobFolder, output: Path) -> Failed | None:
@@ -141,6 +222,10 @@ def read_failure(job: JobFolder, output: Path) -> Failed | None:
 def forget_failure(job: JobFolder, output: Path) -> None:
     """Forget why `output` could not be made: it is tried again."""
     job.failure(output).unlink(missing_ok=True)
+
+
+def _name(job: JobFolder, output: Path) -> str:
+    return output.relative_to(job.root).as_posix()
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -17,7 +17,7 @@ from .config import ExtractSettings, LearnSettings, Settings, as_yaml
 from .console import exit_code_of, warn
 from .encoding import encoder_of
 from .errors import ExitCode, NoAttentionError, UsageError
-from .files import sweep_leftovers, write_bytes, write_text
+from .files import sweep_leftovers
 from .forecast import gone
 from .jobfolder import JobFolder, Tiling, tiling_name
 from .labels import Labels, read_labels
@@ -25,6 +25,7 @@ from .manifest import Manifest, SlideEntry, Sources, find_slides, safe_name
 from .outcome import Outcome, Said
 from .progress import progress
 from .provenance import Run
+from .records import keep, publish
 from .stain_target import check_reference
 from .targets import check_job
 from .tissue_of_slide import check_masks
@@ -65,16 +66,16 @@ def extract(
     mine = tables.join(job, found)[0]
     mine = mine if part is None else shards.take(part, mine, job)
     told = check_masks(settings.extract, job, [entry.slide_id for entry in mine.entries])
-    with tables.alone(job):
-        mine, everything = tables.join(job, found)
-        mine = mine if part is None else shards.take(part, mine, job)
-        tables.write_manifest(job, everything)
-    planned, missed = gone(job, {*there, *(entry.slide_id for entry in mine.entries)})
-    mine = replace(mine, notes=(*mine.notes, *told, *((missed,) if missed else ())))
-    write_text(job.settings, as_yaml(settings))
-    run = Run(job, "extract", {"slides": Sources.of(slides).names, **dataclasses.asdict(settings)})
-    run.facts |= {"followed_plan": planned} if planned else {}
-    return _extract(job, run, mine, settings.extract, encoder, force=force, quiet=quiet)
+    with Run(job, "extract", {"slides": Sources.of(slides).names, **dataclasses.asdict(settings)}) as run:
+        with tables.alone(job):
+            mine, everything = tables.join(job, found)
+            mine = mine if part is None else shards.take(part, mine, job)
+            tables.write_manifest(run.job, everything)
+            keep(run.job, job.settings, as_yaml(settings).encode())
+        planned, missed = gone(job, {*there, *(entry.slide_id for entry in mine.entries)})
+        mine = replace(mine, notes=(*mine.notes, *told, *((missed,) if missed else ())))
+        run.facts |= {"followed_plan": planned} if planned else {}
+        return _extract(run, mine, settings.extract, encoder, force=force, quiet=quiet)
 
 
 def plan(
@@ -94,7 +95,8 @@ def plan(
         NothingMatchedError: no slide was found.
         mil.WeightsError: the encoder has no weights.
     """
-    from .planning import keep, make_plan, say_plan
+    from .planning import keep as keep_plan
+    from .planning import make_plan, say_plan
 
     if out is not None:
         check_job(out)
@@ -110,7 +112,7 @@ def plan(
         made = make_plan(mine, settings.extract, encoder, job, seconds, force=force, bar=bar)
     if job is not None:
         run = Run(job, "plan", {"slides": Sources.of(slides).names, **dataclasses.asdict(settings)})
-        keep(made, run, settings.extract, encoder)
+        keep_plan(made, run, settings.extract, encoder)
     return say_plan(made, settings.extract, encoder, (*mine.notes, *told))
 
 
@@ -159,8 +161,10 @@ def predict(out: Path, model: str, *, features: str | None = None) -> Said:
     loaded = load_features(job, folder, [entry.slide_id for entry in manifest.entries])
     predictions.check_fits(named, loaded)
     before = {row["slide_id"]: row for row in predictions.read_predictions(job, named.name, named.sha256)}
-    with _alone(job, "predictions", named.name):
-        rows, fresh = predictions.predict(job, named, loaded, manifest.entries, labels=_column(before, "label"))
+    told = {"model": named.name, "model_sha256": named.sha256, "features": folder}
+    with Run(job, "predict", told) as run, _alone(job, "predictions", named.name):
+        labels = _column(before, "label")
+        rows, fresh = predictions.predict(run.job, named, loaded, manifest.entries, labels=labels)
     where = job.predictions(named.name) / "slides.csv"
     verb = "predicted" if fresh else "nothing new:"
     return Said(
@@ -202,8 +206,13 @@ def heatmap(
     folder = choose_folder(job, features, named.model.config.get("encoder"))
     loaded = load_features(job, folder, [entry.slide_id for entry in entries])
     predictions.check_fits(named, loaded)
-    with _alone(job, "heatmaps", named.name), progress("heatmaps", "slides", quiet=quiet) as bar:
-        done = draw_heatmaps(job, named, loaded, entries, method, bar, force=force)
+    told = {"model": named.name, "model_sha256": named.sha256, "features": folder, "method": method}
+    with (
+        Run(job, "heatmap", told) as run,
+        _alone(job, "heatmaps", named.name),
+        progress("heatmaps", "slides", quiet=quiet) as bar,
+    ):
+        done = draw_heatmaps(run.job, named, loaded, entries, method, bar, force=force)
     where = job.heatmaps(named.name)
     lines = [f"{len(done.drawn)} heatmaps drawn, {len(done.skipped)} were there already → {where}"]
     return Said(
@@ -230,7 +239,8 @@ def report(out: Path) -> Said:
 
     job = JobFolder(out)
     tables.read_manifest(job)
-    write_bytes(job.report, render(job.root))
+    with Run(job, "report", {}) as run:
+        publish(run.job, job.report, render(job.root))
     return Said((f"report: {job.report}",), {"status": "done", "report": str(job.report)})
 
 
@@ -328,37 +338,74 @@ def status(out: Path) -> Said:
     return describe(job, tables.read_manifest(job), tables.rows_by_records(job))
 
 
+def verify(out: Path, *, slides: bool = True, redo: bool = False, quiet: bool = False) -> Said:
+    """Hash everything of a job again, and compare with what its records and ledgers say.
+
+    Args:
+        out: job folder.
+        slides: whether the slides are read, too: about a second per GB.
+        redo: take back that what is found wrong is done, so that the next run makes it anew.
+        quiet: show no progress.
+
+    Raises:
+        UsageError: the folder is no job.
+    """
+    from .verify import Verification
+
+    job = JobFolder(out)
+    with progress("verify", "files", quiet=quiet) as bar:
+        look = Verification(job, _manifest_or_none(job), slides, bar)
+        said = look.run()
+    if not (redo and look.found.lines):
+        return said
+    with Run(job, "verify", {"findings": len(look.found.lines)}) as run:
+        back = look.take_back(run.job)
+    told = f"{len(back)} outputs taken back: run the same command again, and they are made anew"
+    return replace(said, text=(*said.text, told), data={**said.data, "taken_back": back})
+
+
+def _manifest_or_none(job: JobFolder) -> Manifest:
+    """Return the slides of a job; none where the table is damaged, which its hash tells."""
+    try:
+        return tables.read_manifest(job)
+    except (UsageError, ValueError, KeyError):
+        if not job.record(job.manifest).is_file():
+            raise
+        return Manifest(())
+
+
+def why(out: Path, slide: str) -> Said:
+    """What became of one slide, and the command that mends it.
+
+    Raises:
+        UsageError: the folder is no job, or has no such slide.
+    """
+    from .why import explain
+
+    job = JobFolder(out)
+    return explain(job, tables.read_manifest(job), slide)
+
+
 def tiling_of(job: JobFolder, settings: ExtractSettings) -> Tiling:
     """Return the folder of the tiles that these settings make."""
     return job.tiling(tiling_name(settings.tile, settings.mpp, settings.overlap))
 
 
-def _extract(
-    job: JobFolder,
-    run: Run,
-    mine: Manifest,
-    settings: ExtractSettings,
-    encoder: Any,
-    *,
-    force: bool,
-    quiet: bool,
-) -> Outcome:
+def _extract(run: Run, mine: Manifest, settings: ExtractSettings, encoder: Any, *, force: bool, quiet: bool) -> Outcome:
     from .extract import Extraction
     from .extract import extract as extract_all
 
     run.notes += mine.notes
-    ended = "stopped"
     with progress("features", "tiles", quiet=quiet) as bar:
-        work = Extraction(job, settings, encoder, run, bar, force=force)
+        work = Extraction(run.job, settings, encoder, run, bar, force=force)
         try:
             outcome = extract_all(work, mine)
-            ended = outcome.status
         finally:
-            tables.write_slides(job, work.facts, work.failures, work.output)
-            run.finish(ended, slides_done=len(work.fresh), slides_skipped=len(work.skipped))
+            run.facts |= {"slides_done": len(work.fresh), "slides_skipped": len(work.skipped)}
+            tables.write_slides(run.job, work.facts, work.failures, work.output)
     run_facts = {**outcome.to_json(), "outputs": len(outcome.outputs)}
     run.finish(outcome.status, outcome=run_facts, bottleneck=outcome.bottleneck)
-    folder = work.output("x").parent.relative_to(job.root).as_posix()
+    folder = work.output("x").parent.relative_to(run.job.root).as_posix()
     return replace(outcome, warnings=(*mine.notes, *outcome.warnings), more={"features": folder, **outcome.more})
 
 
@@ -380,13 +427,14 @@ def _learn(
     loaded = load_features(job, folder, [entry.slide_id for entry in manifest.entries])
     name = safe_name(name or settings.head)
     run = Run(job, "train", {"model": name, "features": folder, **dataclasses.asdict(settings)}, list(labels.notes))
-    with _alone(job, "models", name), progress("training", "epochs", quiet=quiet) as bar:
-        sides, fresh = learn.train(job, name, loaded, labels, settings, bar, force=force)
-    named: NamedModel = predictions.find_model(job, name)
-    manifest = tables.keep_cases(job, manifest, labels.case)
-    with _alone(job, "predictions", name):
-        predictions.predict(job, named, loaded, manifest.entries, labels=labels.label)
-    run.finish("done", trained=fresh)
+    with run:
+        with _alone(job, "models", name), progress("training", "epochs", quiet=quiet) as bar:
+            sides, fresh = learn.train(run.job, name, loaded, labels, settings, bar, force=force)
+        named: NamedModel = predictions.find_model(job, name)
+        manifest = tables.keep_cases(run.job, manifest, labels.case)
+        with _alone(job, "predictions", name):
+            predictions.predict(run.job, named, loaded, manifest.entries, labels=labels.label)
+        run.finish("done", trained=fresh)
     return _learned(job, named, sides, fresh, (*labels.notes, *loaded.notes))
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from .claims import all_claims
 from .feature_sets import feature_folders
 from .jobfolder import JobFolder
+from .ledger import read_ledgers
 from .manifest import Manifest
 from .outcome import Said
+from .processes import Process, this_process
 
 
 def describe(job: JobFolder, manifest: Manifest, rows: Sequence[Mapping[str, str]]) -> Said:
@@ -21,6 +24,8 @@ def describe(job: JobFolder, manifest: Manifest, rows: Sequence[Mapping[str, str
         if row.get("status") == "failed"
     ]
     models = _names(job, "models")
+    working = _working(job)
+    killed = _killed(job)
     data = {
         "status": "done" if counts["done"] == len(manifest.entries) else "partial",
         "slides": {
@@ -29,6 +34,8 @@ def describe(job: JobFolder, manifest: Manifest, rows: Sequence[Mapping[str, str
         },
         "tiles": sum(int(row.get("n_tiles") or 0) for row in rows),
         "failed": failed,
+        "running": [{"slide": name, "by": who} for name, who in working.items()],
+        "killed": killed,
         "features": feature_folders(job),
         "models": models,
         "predictions": _names(job, "predictions"),
@@ -40,10 +47,36 @@ def describe(job: JobFolder, manifest: Manifest, rows: Sequence[Mapping[str, str
         f"{counts['pending']} pending · {data['tiles']} tiles",
         *(f"  failed  {f['slide']}: {f['cause']}. {f['mend']}".rstrip() for f in failed),
         *(f"  {row['slide_id']}: {row['warning']}" for row in rows if row.get("warning")),
+        *_told_of_work(working, killed),
         f"features: {', '.join(feature_folders(job)) or 'none'}",
         f"models: {', '.join(models) or 'none'}",
     ]
     return Said(tuple(lines), data)
+
+
+def _working(job: JobFolder) -> dict[str, str]:
+    """Return slide → who works on it just now."""
+    return {name: claim.who for name, claim in all_claims(job, "slides").items() if not claim.left}
+
+
+def _killed(job: JobFolder) -> str | None:
+    """Return the newest run that made features, where it was killed: its ledger has no end, and nobody works."""
+    runs = [a for a in read_ledgers(job.runs).accounts if a.lines and a.lines[0].get("verb") == "extract"]
+    if not runs or runs[-1].ended is not None:
+        return None
+    began = runs[-1].lines[0]
+    here = this_process()
+    owner = Process(str(began.get("host")), str(began.get("space")), int(began.get("pid", 0)), str(began.get("start")))
+    return runs[-1].run if owner.gone() or (owner.space != here.space and not _working(job)) else None
+
+
+def _told_of_work(working: Mapping[str, str], killed: str | None) -> list[str]:
+    lines = [f"  running {who}: {sum(one == who for one in working.values())} slides" for who in {*working.values()}]
+    if killed is not None:
+        lines.append(
+            f"  killed  the last run ({killed}) did not end: run the same command again, it goes on from there"
+        )
+    return sorted(lines)
 
 
 def _names(job: JobFolder, kind: str) -> list[str]:

@@ -12,11 +12,11 @@ from typing import Any
 from .claims import Claims
 from .config import ARTIFACTS
 from .errors import UsageError
-from .files import read_csv, write_csv
+from .files import csv_bytes, read_csv
 from .jobfolder import JobFolder
 from .manifest import Manifest, SlideEntry, name_after_path, same_name
 from .outcome import Failure
-from .records import read_failure, read_record
+from .records import keep, read_failure, read_record
 
 SLIDE_COLUMNS = (
     "slide_id",
@@ -64,7 +64,7 @@ def write_manifest(job: JobFolder, manifest: Manifest) -> None:
         }
         for entry in manifest.entries
     ]
-    write_csv(job.manifest, (*_OWN, *more), rows)
+    keep(job, job.manifest, csv_bytes((*_OWN, *more), rows))
 
 
 def read_manifest(job: JobFolder) -> Manifest:
@@ -151,7 +151,7 @@ def _write_rows(job: JobFolder, manifest: Manifest, found: Mapping[str, Mapping[
         row = {"slide_id": name, "case_id": entry.case_id, "path": _relative(entry.path, job)}
         kept = {key: value for key, value in before.get(name, {}).items() if key not in row}
         rows.append(row | dict(found.get(name) or kept or {"status": "pending"}))
-    write_csv(job.slides, SLIDE_COLUMNS, rows)
+    keep(job, job.slides, csv_bytes(SLIDE_COLUMNS, rows))
 
 
 def _recorded(job: JobFolder, name: str, output: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Verbs that show what a job holds: heatmap, report, status."""
+"""Verbs that show what a job holds: heatmap, report, status, why, verify."""
 
 from __future__ import annotations
 
@@ -59,5 +59,43 @@ def status(job: Job, json_: Json = False, verbose: Verbose = False) -> int:
     from pipelines import stages
 
     result = stages.status(job)
+    show(result, json_)
+    return result.exit_code
+
+
+@guarded
+def why(
+    job: Job,
+    slide: Annotated[str, typer.Argument(help="Name of the slide, or of its file.")],
+    json_: Json = False,
+    verbose: Verbose = False,
+) -> int:
+    """What became of one slide, in plain words, and the command that mends it.
+
+    Example: slidemil why job slide-17
+    """
+    from pipelines import stages
+
+    result = stages.why(job, slide)
+    show(result, json_)
+    return result.exit_code
+
+
+@guarded
+def verify(
+    job: Job,
+    slides: Annotated[bool, typer.Option(help="Hash the slides, too: about a second per GB.")] = True,
+    redo: Annotated[bool, typer.Option("--redo", help="Let the next run make anew what is found wrong.")] = False,
+    json_: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> int:
+    """Hash slides, settings, outputs, models, records and ledgers again; exit code 7 where something differs.
+
+    Example: slidemil verify job
+    """
+    from pipelines import stages
+
+    result = stages.verify(job, slides=slides, redo=redo, quiet=quiet)
     show(result, json_)
     return result.exit_code

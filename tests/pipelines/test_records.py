@@ -51,7 +51,7 @@ def test_a_death_between_output_and_record_is_seen(job, monkeypatch):
     finish(job, output, b"data", PARTS)
     import pipelines.records as records
 
-    monkeypatch.setattr(records, "seal", lambda *_: (_ for _ in ()).throw(SystemExit))
+    monkeypatch.setattr(records, "_seal", lambda *_: (_ for _ in ()).throw(SystemExit))
     with pytest.raises(SystemExit):
         finish(job, output, b"DATA", {**PARTS, "slide": "other"})
     assert current(job, output, PARTS) is None
