@@ -22,6 +22,7 @@ ARTIFACTS = ("blur", "pen", "folds", "bubbles", "edges")
 STAINS = ("none", "macenko", "vahadane", "reinhard")
 ICC = ("none", "srgb")
 JPEG2000 = ("full", "low-band")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,12 @@ class ExtractSettings:
         stain: stain normalization, fitted once per slide; `none` leaves pixels alone.
         stain_reference: what stains are normalized to: the name of a built-in reference, a reference that
             `slidemil stain fit` wrote, or an image; none takes the built-in `tiatoolbox-target`.
-        batch_size: tiles per encoder call.
-        device: `auto`, `cpu`, `cuda`, `cuda:1` …
+        batch_size: tiles per encoder call; 0 takes as many as the device's memory holds. Features do not depend on it.
+        device: `auto`, `cpu`, `cuda`, `cuda:1` …; several with commas, or `all` CUDA devices: a process for each.
+        precision: of the encoder's arithmetic, `fp32`, `bf16`, `fp16`, or `auto`: `fp32` on a CPU, what the encoder is
+            used with on CUDA.
+        compile: let torch.compile make machine code of the encoder: minutes at the start, faster afterwards.
+        commercial_only: refuse encoders whose licence does not permit commercial use.
         workers: threads that read, 0 for as many as pay.
         processes: processes that these threads are spread over, so that a library that aborts or hangs costs a slide
             and not the run: `auto` (one, or more for many threads), or a number; 0 reads in the command's own process.
@@ -77,6 +82,9 @@ class ExtractSettings:
     stain_reference: str | None = None
     batch_size: int = 64
     device: str = "auto"
+    precision: str = "auto"
+    compile: bool = False
+    commercial_only: bool = False
     workers: int = 0
     processes: str = "auto"
     read_timeout: float = 120.0
@@ -104,7 +112,8 @@ class ExtractSettings:
                 or self.stain != "none",
                 f"dtype must be float16 or float32, not {self.dtype}": self.dtype in ("float16", "float32"),
                 f"jpeg2000 must be one of {', '.join(JPEG2000)}, not {self.jpeg2000}": self.jpeg2000 in JPEG2000,
-                f"batch_size must be at least 1, not {self.batch_size}": self.batch_size >= 1,
+                f"batch_size must be 0 (what fits) or more, not {self.batch_size}": self.batch_size >= 0,
+                f"precision must be one of {', '.join(PRECISIONS)}, not {self.precision}": self.precision in PRECISIONS,
                 f"workers must be 0 (auto) or more, not {self.workers}": self.workers >= 0,
                 f"processes must be auto or a number from 0, not {self.processes}": self.processes == "auto"
                 or self.processes.isdecimal(),

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from .config import ExtractSettings
 from .errors import EnvironmentFault, UsageError
@@ -11,8 +15,26 @@ from .errors import EnvironmentFault, UsageError
 if TYPE_CHECKING:
     from mil import Encoder
 
+_CHEAP = 0.5
+"""Seconds that one pass of the self-check may take; a slower encoder is not checked before every run."""
+
+
+def devices_of(name: str) -> list[str]:
+    """Return the devices that `--device` names: several with commas, or "all" CUDA devices."""
+    if name not in ("all", "cuda:all"):
+        return [one.strip() for one in name.split(",")]
+    import torch
+
+    return [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["cuda"]
+
 
 def check_device(name: str) -> None:
+    """Refuse devices that are not there before anything is read; `name` as in `devices_of`."""
+    for one in devices_of(name):
+        _check_one(one)
+
+
+def _check_one(name: str) -> None:
     """Refuse a device that is not there before anything is read.
 
     Raises:
@@ -45,8 +67,48 @@ def encoder_of(settings: ExtractSettings, *, offline: bool) -> Encoder:
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
     check_device(settings.device)
+    if settings.commercial_only:
+        from .encoder_verbs import permitted
+
+        permitted(settings.encoder)
     import mil
 
-    return mil.create_encoder(
-        settings.encoder, weights=settings.weights, device=settings.device, batch_size=settings.batch_size
+    encoder = mil.create_encoder(
+        settings.encoder,
+        weights=settings.weights,
+        device=devices_of(settings.device)[0],
+        batch_size=settings.batch_size,
+        precision=settings.precision,
+        compile=settings.compile,
     )
+    fit = getattr(encoder, "fit_memory", None)
+    if fit is not None:
+        fit(settings.tile)
+    self_check(encoder)
+    return encoder
+
+
+def self_check(encoder: Encoder) -> None:
+    """Look whether features depend on the batch around a tile; if so, the batch size enters the passport.
+
+    Only where a pass is cheap: a large network on a CPU would take minutes. `slidemil encoders verify` always does it.
+    """
+    tie = getattr(encoder, "tie_batch_size", None)
+    if tie is None:
+        return
+    import mil
+
+    began = time.perf_counter()
+    encoder(np.zeros((1, encoder.input_size, encoder.input_size, 3), np.uint8))
+    if time.perf_counter() - began > _CHEAP:
+        return
+    try:
+        mil.check_batch_invariance(encoder, tiles=2)
+    except mil.MilError as error:
+        tie(str(error))
+
+
+def settled(settings: ExtractSettings, encoder: Encoder) -> ExtractSettings:
+    """Return the settings with the batch size that was found where none was asked for."""
+    found = settings.batch_size or max(64, int(getattr(encoder, "batch_size", 64)))
+    return replace(settings, batch_size=found)

@@ -465,7 +465,7 @@ def extract(extraction: Extraction, manifest: Manifest) -> Outcome:
         skipped=tuple(extraction.skipped),
         failed=tuple(extraction.failures[name] for name in sorted(extraction.failures)),
         outputs=tuple(sorted(extraction.outputs)),
-        warnings=tuple(extraction.warnings),
+        warnings=(*extraction.warnings, *getattr(extraction.encoder, "notes", ())),
         rates=found.rates,
         bottleneck=found.verdict.text,
         text=found.text,

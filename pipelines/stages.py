@@ -15,10 +15,11 @@ from . import tables_of_job as tables
 from .claims import Claims
 from .config import ExtractSettings, LearnSettings, Settings, as_yaml
 from .console import exit_code_of, warn
-from .encoding import encoder_of
+from .encoding import devices_of, encoder_of, settled
 from .errors import ExitCode, NoAttentionError, UsageError
 from .files import sweep_leftovers
 from .forecast import gone
+from .helpers import arguments_of, helping
 from .jobfolder import JobFolder, Tiling, tiling_name
 from .labels import Labels, read_labels
 from .manifest import Manifest, SlideEntry, Sources, find_slides, safe_name
@@ -75,7 +76,12 @@ def extract(
         planned, missed = gone(job, {*there, *(entry.slide_id for entry in mine.entries)})
         mine = replace(mine, notes=(*mine.notes, *told, *((missed,) if missed else ())))
         run.facts |= {"followed_plan": planned} if planned else {}
-        return _extract(run, mine, settings.extract, encoder, force=force, quiet=quiet)
+        devices = devices_of(settings.extract.device)[: 1 if force else None]  # each would redo what another has done
+        with helping(devices, arguments_of(slides, limit, shard, offline=offline), out, settings) as own:
+            outcome = _extract(run, mine, settled(own.extract, encoder), encoder, force=force, quiet=quiet)
+        if len(devices) > 1:  # a helper wrote its own share of the settings
+            keep(run.job, job.settings, as_yaml(settings).encode())
+        return outcome
 
 
 def plan(
@@ -106,6 +112,7 @@ def plan(
         found = replace(found, entries=found.entries[:limit])
     check_reference(settings.extract)
     encoder = encoder_of(settings.extract, offline=offline)
+    settings = replace(settings, extract=settled(settings.extract, encoder))
     mine = found if job is None else tables.join(job, found)[0]
     told = check_masks(settings.extract, job or JobFolder(Path("no job yet")), [e.slide_id for e in mine.entries])
     with progress("plan", "slides", quiet=quiet) as bar:

@@ -17,6 +17,8 @@ from torch import Tensor
 CPU_PART = 8
 """Tiles of one pass on a CPU: measured 5 to 25 % faster than 32, for what a layer gives stays in the cache."""
 
+_NO_MEMORY = "no memory for "
+
 Run = Callable[[Tensor], Tensor]
 Pixels = NDArray[np.uint8] | NDArray[np.float32]
 
@@ -58,8 +60,8 @@ class Lane:
         before, self.part = self.part, self.part // 2
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        text = f"no memory for {before} tiles at once: the encoder takes {self.part} (--batch-size {self.part})"
-        self.notes[:] = [text]
+        text = f"{_NO_MEMORY}{before} tiles at once: the encoder takes {self.part} (--batch-size {self.part})"
+        self.notes[:] = [*(note for note in self.notes if not note.startswith(_NO_MEMORY)), text]
 
     def _through(self, pixels: Pixels, run: Run, out: NDArray[np.float32]) -> None:
         for start in range(0, len(pixels), self.part):

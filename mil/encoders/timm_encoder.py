@@ -148,7 +148,8 @@ class TimmEncoder:
         planes = pixels.dtype == np.float32 and pixels.shape[1:] == (3, self.input_size, self.input_size)
         if not planes and (pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] != 3):
             raise MilError(f"tiles are {pixels.shape} {pixels.dtype}, wanted (B, S, S, 3) uint8 RGB.")
-        self._probe(pixels)
+        if self._probing and len(pixels):
+            self.fit_memory(self.input_size if planes else pixels.shape[1])
         return self._take(pixels, lambda slab: self._pass(slab, self._forward), self.dim)
 
     def dense(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -187,9 +188,16 @@ class TimmEncoder:
             "versions": {"timm": timm.__version__, "torch": str(torch.__version__)},
         }
 
-    def tie_batch_size(self) -> None:
+    def tie_batch_size(self, why: str) -> None:
         """State that features depend on the batch size: it enters the passport, and may not change any more."""
         self._tied = True
+        self._lane.notes.append(why)
+
+    def fit_memory(self, side: int) -> None:
+        """Find out how many tiles of that side fit on the device, where that was asked for (`batch_size=0`)."""
+        if self._probing:
+            run = lambda slab: self._pass(slab, self._forward)  # noqa: E731
+            self._lane.part, self._probing = probe_cuda(run, (side, side, 3), self.device), False
 
     def _take(self, pixels: Any, run: Callable[[Tensor], Tensor], width: int) -> NDArray[np.float32]:
         before = self._lane.part
@@ -213,13 +221,6 @@ class TimmEncoder:
         else:  # in memory as the preprocessing leaves it: other kernels round otherwise
             x = slab.contiguous(memory_format=torch.channels_last)
         return network(x)
-
-    def _probe(self, pixels: Any) -> None:
-        """Find out, before the first batch on CUDA, how many tiles fit."""
-        if self._probing:
-            self._probing = False
-            run = lambda slab: self._pass(slab, self._forward)  # noqa: E731
-            self._lane.part = probe_cuda(run, tuple(pixels.shape[1:]), self.device)
 
 
 def _placed(network: Network, device: str) -> Network:

@@ -9,7 +9,7 @@ import typer
 
 from pipelines.console import guarded, show
 
-from .options import CommercialOnly, Json, Offline, Verbose, Weights
+from .options import CommercialOnly, Json, Offline, Quiet, Verbose, Weights
 
 Name = Annotated[
     str, typer.Argument(help="An encoder: `slidemil encoders list` names them; pull and verify: or timm's.")
@@ -18,7 +18,11 @@ Name = Annotated[
 
 @guarded
 def list_(
-    commercial_only: CommercialOnly = False, offline: Offline = False, json_: Json = False, verbose: Verbose = False
+    commercial_only: CommercialOnly = False,
+    offline: Offline = False,
+    json_: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> int:
     """Every encoder that is known by name: width, size, licence, and whether access has to be asked for.
 
@@ -32,7 +36,9 @@ def list_(
 
 
 @guarded
-def show_(name: Name, offline: Offline = False, json_: Json = False, verbose: Verbose = False) -> int:
+def show_(
+    name: Name, offline: Offline = False, json_: Json = False, quiet: Quiet = False, verbose: Verbose = False
+) -> int:
     """All about one: network, pooling, input, µm/px, licence, and where other tools mean something else by the name.
 
     Example: slidemil encoders show uni_v2
@@ -52,6 +58,7 @@ def pull(
     ] = None,
     offline: Offline = False,
     json_: Json = False,
+    quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> int:
     """Fetch weights into the hub cache, and say their hash.
@@ -73,6 +80,7 @@ def verify(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file to write the fingerprint to.")] = None,
     offline: Offline = False,
     json_: Json = False,
+    quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> int:
     """Load weights strictly and see that features are sound: finite, alike in any batch, as the fingerprint says.

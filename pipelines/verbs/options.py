@@ -66,10 +66,11 @@ Stain = Annotated[str | None, typer.Option(help="Stain normalization: none (defa
 StainReference = Annotated[
     str | None, typer.Option(help="What to normalize to: a name, a JSON of `slidemil stain fit`, or an image.")
 ]
-Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 …")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 …; several with commas, or all.")]
+Precision = Annotated[str | None, typer.Option(help="fp32, bf16, fp16, or auto: fp32 on a CPU (default).")]
 Workers = Annotated[str | None, typer.Option(help="Reading threads, or auto.")]
 Memory = Annotated[str | None, typer.Option(help="Cap on pixels under way, e.g. 8G or 500M (default 2G).")]
-BatchSize = Annotated[int | None, typer.Option(help="Tiles per call of the encoder (default 64).")]
+BatchSize = Annotated[int | None, typer.Option(help="Tiles per call of the encoder (default 64; 0: what fits).")]
 MaxBad = Annotated[float | None, typer.Option(help="Share of unreadable tiles over which a slide fails (0.01).")]
 Head = Annotated[str | None, typer.Option(help="gated-abmil (default), mean, max, transmil … (README: Heads).")]
 Name = Annotated[str | None, typer.Option(help="Name of the model (default: the head's).")]
@@ -95,9 +96,10 @@ def extract_options(given: dict[str, Any]) -> dict[str, Any]:
 
     same = (
         "mpp tile overlap min_tissue slide_mpp masks allow_upsampling "
-        "encoder weights stain stain_reference device batch_size max_bad_tiles"
+        "encoder weights stain stain_reference device precision batch_size max_bad_tiles"
     )
     options = {name: given[name] for name in same.split()}
+    options["commercial_only"] = given["commercial_only"] or None
     options["workers"] = None if given["workers"] is None else worker_count(given["workers"])
     options["memory_gb"] = None if given["memory"] is None else gigabytes(given["memory"])
     return options
