@@ -40,10 +40,11 @@ for verb in (
     app.command()(verb)
 
 stain_app = typer.Typer(
-    help="Normalizers and what they normalize to, e.g. slidemil stain fit slides/ -o reference.json",
+    help="Normalizers, learned transfer, and whether they do harm, e.g. slidemil stain fit slides/ -o reference.json",
     no_args_is_help=True,
 )
-stain_app.command("fit")(stain.fit)
+for stain_verb in (stain.fit, stain.apply, stain.train, stain.validate, stain.audit):
+    stain_app.command()(stain_verb)
 app.add_typer(stain_app, name="stain")
 
 encoders_app = typer.Typer(

@@ -15,7 +15,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,28 @@ def temporary_name(path: Path) -> Path:
     """Return a name in the same folder that no other process uses, and that says whose it is."""
     me = this_process()
     return path.with_name(f".{uuid.uuid4().hex[:8]}.{me.pid}.{me.space}.tmp")
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Let a file that is too large for memory be written to a temporary name; it gets its own when it is whole.
+
+    Raises:
+        EnvironmentFault: the disk is full, the folder is read-only, or the device fails.
+    """
+    temporary = temporary_name(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise EnvironmentFault(explain(error, path, 0)) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def sweep_leftovers(root: Path) -> int:

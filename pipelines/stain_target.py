@@ -27,10 +27,16 @@ def reference_of(settings: ExtractSettings) -> Reference | None:
     Raises:
         UsageError: neither a name nor a file that can serve.
     """
-    asked = settings.stain_reference
-    if asked is None or asked in stain.REFERENCES:
-        return asked
-    return _read(asked, settings.stain)[0]
+    return reference_named(settings.stain_reference, settings.stain)
+
+
+def reference_named(asked: str | None, method: str) -> Reference | None:
+    """Return what `stain.fit` takes for `--reference`: a name, a JSON, or an image.
+
+    Raises:
+        UsageError: neither a name nor a file that can serve.
+    """
+    return asked if asked is None or asked in stain.REFERENCES else _read(asked, method)[0]
 
 
 def reference_identity(settings: ExtractSettings) -> str | None:

@@ -5,7 +5,7 @@ Example: `stain.fit("macenko", tissue_pixels).apply(batch)`.
 
 from .augment import jitter_stains, rand_stain_na
 from .cohort import CohortReference, combine
-from .density import estimate_white, optical_density
+from .density import FIT_PIXELS, estimate_white, optical_density, sample_pixels
 from .errors import (
     ParametersError,
     PixelFormatError,
@@ -22,6 +22,7 @@ from .reinhard import LabStatistics
 __all__ = [
     "BYTES",
     "DEFAULT_REFERENCE",
+    "FIT_PIXELS",
     "METHODS",
     "REFERENCES",
     "STATUSES",
@@ -41,4 +42,5 @@ __all__ = [
     "jitter_stains",
     "optical_density",
     "rand_stain_na",
+    "sample_pixels",
 ]

@@ -10,7 +10,7 @@ is, the verdict is "unproven", and more tiles may decide. Go needs every measure
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -84,6 +84,7 @@ class Measured:
         threshold: the line it was held to.
         verdict: one of `VERDICTS`.
         tiles: (N,) the same of each tile, NaN where a tile has none; empty where there is no such thing.
+        of: "tiles", or "target" where the tiles are those of the target.
         note: why it was not measured.
     """
 
@@ -93,6 +94,7 @@ class Measured:
     threshold: float
     verdict: str
     tiles: Floats = field(default_factory=lambda: np.zeros(0))
+    of: str = "tiles"
     note: str = ""
 
     def to_json(self) -> dict[str, Any]:
@@ -124,11 +126,13 @@ class Validation:
     Attributes:
         measures: in the order of `KINDS`.
         after: (N, S, S, 3) uint8, the tiles as they came out.
+        target_after: (M, S, S, 3) uint8, the target's tiles as they came out; none where the identity was not asked.
         resampled: "slides" or "tiles": over what the intervals go.
     """
 
     measures: tuple[Measured, ...]
     after: Pixels
+    target_after: Pixels
     resampled: str
 
     @property
@@ -217,15 +221,17 @@ def validate(
     if identity:
         others = np.asarray(list(target_groups) if target_groups is not None else [""] * len(target))
         kept = _each(transfer, target, others)
-        found.insert(1, mean_of("identity", measures.levels_apart(target, kept), _units(others)[0]))
+        same = mean_of("identity", measures.levels_apart(target, kept), _units(others)[0])
+        found.insert(1, replace(same, of="target"))
     else:
+        kept = target[:0]
         found.insert(1, skipped("identity", "the transfer is not meant for tiles of its target domain"))
     if predict is None:
         found.append(skipped("agreement", "no model was given"))
     else:
         first, second = (np.asarray(predict(some)).argmax(axis=1) for some in (tiles, after))
         found.append(mean_of("agreement", (first == second).astype(np.float64)))
-    return Validation(tuple(found), after, resampled)
+    return Validation(tuple(found), after, kept, resampled)
 
 
 def normalizer(method: str, reference: Any = None) -> tuple[Transfer, Back]:

@@ -1,0 +1,240 @@
+"""Folders of images and slides → images of tissue in memory, for training and judging changes of stain."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+import wsi
+
+from .errors import NothingMatchedError, UsageError
+from .manifest import SlideEntry, Sources, find_slides
+from .progress import Progress, Quiet
+from .stain_target import IMAGES, read_image
+
+Pixels = NDArray[np.uint8]
+
+_GLASS = 200
+_LEAST_TISSUE = 0.2
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was found.
+
+    Attributes:
+        images: plain images, in the order of their names.
+        slides: slides.
+    """
+
+    images: tuple[Path, ...]
+    slides: tuple[SlideEntry, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class TissueImage:
+    """An image, or a tile of a slide.
+
+    Attributes:
+        name: of the image or the slide.
+        pixels: (H, W, 3) uint8.
+        place: (x, y) of a tile, level-0 pixels.
+        size: bytes of the file; with the name it tells whether two runs saw the same file.
+    """
+
+    name: str
+    pixels: Pixels
+    place: tuple[int, int] | None
+    size: int
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tiles are taken from slides.
+
+    Attributes:
+        tile: side in pixels at `mpp`.
+        mpp: µm per pixel.
+        slide_mpp: of slides that do not state it.
+        each: at most so many tiles of a slide, evenly spread.
+    """
+
+    tile: int = 512
+    mpp: float = 0.5
+    slide_mpp: float | None = None
+    each: int = 32
+
+
+def find_images(sources: Sequence[Path] | Sources, *, among: str = "the sources") -> Found:
+    """Find images and slides in folders, among files, or in a manifest.
+
+    Args:
+        sources: the SLIDES argument.
+        among: what it is called in the message where nothing is found.
+
+    Raises:
+        NothingMatchedError: there is neither.
+    """
+    given = Sources.of(sources)
+    images = tuple(path for source in given.given for path in _images(source))
+    rest = tuple(source for source in given.given if source.suffix.lower() not in IMAGES)
+    slides: tuple[SlideEntry, ...] = ()
+    try:
+        slides = find_slides(replace(given, given=rest)).entries if rest else ()
+    except NothingMatchedError:
+        if not images:
+            raise
+    if not images and not slides:
+        raise NothingMatchedError(f"{among}: neither images ({', '.join(IMAGES)}) nor slides.")
+    return Found(images, tuple(slides))
+
+
+def read_tissue_images(
+    found: Found, sampling: Sampling, *, limit: int | None = None, bar: Progress | None = None
+) -> list[TissueImage]:
+    """Read whole images, and tiles of slides.
+
+    Args:
+        found: see `find_images`.
+        sampling: of slides.
+        limit: only the first so many files.
+        bar: told of each file.
+
+    Raises:
+        UsageError: an image cannot be read.
+        wsi.SlideError: a slide cannot be read, or has no tissue.
+    """
+    bar = bar or Quiet()
+    read: list[TissueImage] = []
+    for path in found.images[:limit]:
+        read.append(TissueImage(path.name, read_image(path), None, path.stat().st_size))
+        bar.advance(1)
+    for entry in found.slides[:limit]:
+        with wsi.open_slide(entry.path, slide_mpp=sampling.slide_mpp, manifest_mpp=entry.mpp) as slide:
+            read += _tiles(entry, slide, sampling)
+        bar.advance(1)
+    return read
+
+
+def read_pairs(
+    first: Found, second: Found, sampling: Sampling, *, limit: int | None = None, bar: Progress | None = None
+) -> tuple[list[TissueImage], list[TissueImage]]:
+    """Read registered pairs: files of the same name (without extension), pixel on pixel.
+
+    Raises:
+        UsageError: a file has no partner, or the two are not of one size.
+        wsi.SlideError: a slide cannot be read, or has no tissue.
+    """
+    bar = bar or Quiet()
+    partners = {path.stem: path for path in second.images} | {entry.slide_id: entry for entry in second.slides}
+    mine = [*((path.stem, path) for path in first.images), *((entry.slide_id, entry) for entry in first.slides)]
+    alone = [name for name, one in mine if not isinstance(partners.get(name), type(one))]
+    if alone:
+        raise UsageError(
+            f"--paired: {alone[0]} has no partner of the same name ({len(alone)} of {len(mine)} have none). Pairs are "
+            "files of the same name in the two folders."
+        )
+    pairs: tuple[list[TissueImage], list[TissueImage]] = ([], [])
+    for name, one in mine[:limit]:
+        other = partners[name]
+        if isinstance(one, Path) and isinstance(other, Path):
+            read = [[TissueImage(path.name, read_image(path), None, path.stat().st_size)] for path in (one, other)]
+        else:
+            assert isinstance(one, SlideEntry)
+            assert isinstance(other, SlideEntry)
+            read = _paired_tiles(one, other, sampling)
+        if [image.pixels.shape for image in read[0]] != [image.pixels.shape for image in read[1]]:
+            raise UsageError(f"--paired: {name} is not of the same size in both stains. Register and cut them first.")
+        for into, images in zip(pairs, read, strict=True):
+            into.extend(images)
+        bar.advance(1)
+    return pairs
+
+
+def crops_of(images: Sequence[TissueImage], side: int, each: int) -> tuple[Pixels, list[str]]:
+    """Cut images into crops side by side and keep those with tissue.
+
+    Args:
+        images: from `read_tissue_images`.
+        side: of a crop in pixels.
+        each: at most so many of an image, evenly spread.
+
+    Returns:
+        (N, side, side, 3) uint8, and the name of the image or slide of each.
+
+    Raises:
+        UsageError: no crop holds tissue.
+    """
+    crops: list[Pixels] = []
+    names: list[str] = []
+    for image in images:
+        height, width = image.pixels.shape[:2]
+        places = [(y, x) for y in range(0, height - side + 1, side) for x in range(0, width - side + 1, side)]
+        cut = [image.pixels[y : y + side, x : x + side] for y, x in places]
+        tissue = [crop for crop in cut if (crop.min(axis=-1) < _GLASS).mean() >= _LEAST_TISSUE]
+        chosen = [tissue[row] for row in _evenly(len(tissue), each)]
+        crops += chosen
+        names += [image.name] * len(chosen)
+    if not crops:
+        raise UsageError(f"no crop of {side} px holds tissue. Give larger images, or smaller tiles (--tile).")
+    return np.stack(crops), names
+
+
+def _tiles(entry: SlideEntry, slide: wsi.Slide, sampling: Sampling) -> list[TissueImage]:
+    spec = wsi.TileSpec(size=sampling.tile, mpp=sampling.mpp)
+    grid = wsi.tile_grid(slide, wsi.find_tissue(slide), spec)
+    if not len(grid.xy):
+        raise wsi.SlideError(entry.slide_id, f"there is no tile of tissue ({grid.reason})", "Take smaller tiles.")
+    size = _bytes_of(entry)
+    return [
+        TissueImage(entry.slide_id, wsi.read_tile(slide, grid, row), grid.places[row], size)
+        for row in _evenly(len(grid.xy), sampling.each)
+    ]
+
+
+def _paired_tiles(one: SlideEntry, other: SlideEntry, sampling: Sampling) -> list[list[TissueImage]]:
+    """Read the same places of two registered slides; those of the first's tissue."""
+    spec = wsi.TileSpec(size=sampling.tile, mpp=sampling.mpp)
+    with (
+        wsi.open_slide(one.path, slide_mpp=sampling.slide_mpp, manifest_mpp=one.mpp) as first,
+        wsi.open_slide(other.path, slide_mpp=sampling.slide_mpp, manifest_mpp=other.mpp) as second,
+    ):
+        if first.size != second.size:
+            raise UsageError(
+                f"--paired: {one.slide_id} is {first.size} px in one stain and {second.size} px in the other. "
+                "Register the slides to one canvas first."
+            )
+        mine = _tiles(one, first, sampling)
+        grid = wsi.tile_grid(second, None, spec)
+        row_of = {place: row for row, place in enumerate(grid.places)}
+        lost = [image.place for image in mine if image.place not in row_of]
+        if lost:
+            raise UsageError(
+                f"--paired: {one.slide_id} has another µm/px in the two stains. Register the slides first."
+            )
+        size = _bytes_of(other)
+        partners = [
+            TissueImage(other.slide_id, wsi.read_tile(second, grid, row_of[image.place]), image.place, size)
+            for image in mine
+            if image.place is not None
+        ]
+    return [mine, partners]
+
+
+def _evenly(count: int, most: int) -> list[int]:
+    """Return at most `most` of the rows 0 … count - 1, evenly spread."""
+    return sorted({int(row) for row in np.linspace(0, max(count - 1, 0), min(count, most))}) if count else []
+
+
+def _bytes_of(entry: SlideEntry) -> int:
+    return sum(os.path.getsize(path) for path in entry.files)  # noqa: PTH202 - one call, no object
+
+
+def _images(source: Path) -> Iterator[Path]:
+    paths = sorted(source.rglob("*")) if source.is_dir() else [source]
+    return (path for path in paths if path.suffix.lower() in IMAGES and not path.name.startswith("."))
