@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from .console import say
-from .verbs import encoders, job, learn, look, machine, slides, stain
+from .verbs import encoders, exchange, job, learn, look, machine, slides, stain
 
 app = typer.Typer(
     name="slidemil",
@@ -34,6 +34,8 @@ for verb in (
     look.heatmap,
     look.report,
     look.status,
+    exchange.convert,
+    exchange.check,
     look.why,
     look.verify,
 ):

@@ -185,6 +185,12 @@ def read_passport(path: Path) -> dict[str, Any]:
         raise _unreadable(path, error) from error
 
 
+def passport_in(file: h5py.File) -> dict[str, Any] | None:
+    """Return the passport of an open file, None where it is not of ours."""
+    found = json.loads(str(file.attrs["encoder_passport"])) if "encoder_passport" in file.attrs else None
+    return found if isinstance(found, dict) else None
+
+
 def decisive(passport: Mapping[str, Any]) -> dict[str, Any]:
     """Return what of a passport decides which features may be mixed.
 
