@@ -61,6 +61,8 @@ class ExtractSettings:
         memory_gb: cap on pixels under way, in GB.
         max_bad_tiles: share of unreadable tiles over which a slide fails.
         dtype: of stored features, `float16` or `float32`.
+        store: besides the HDF5 files one zarr store of all slides, for dask and clouds: `zarr` (beside the feature
+            folder), or a folder or fsspec URL that ends in `.zarr`, e.g. `s3://bucket/cohort.zarr`.
         jpeg2000: how JPEG 2000 slides are read at half their size and below: `full` decodes all and takes area means,
             `low-band` leaves out the finer bands, which is about twice as fast but gives other pixels.
     """
@@ -92,6 +94,7 @@ class ExtractSettings:
     max_bad_tiles: float = 0.01
     dtype: str = "float16"
     jpeg2000: str = "full"
+    store: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be meant."""
@@ -111,6 +114,8 @@ class ExtractSettings:
                 "stain_reference needs a stain normalization, e.g. stain=macenko": self.stain_reference is None
                 or self.stain != "none",
                 f"dtype must be float16 or float32, not {self.dtype}": self.dtype in ("float16", "float32"),
+                f"store must be zarr, or end in .zarr, not {self.store}": self.store is None
+                or self.store.endswith("zarr"),
                 f"jpeg2000 must be one of {', '.join(JPEG2000)}, not {self.jpeg2000}": self.jpeg2000 in JPEG2000,
                 f"batch_size must be 0 (what fits) or more, not {self.batch_size}": self.batch_size >= 0,
                 f"precision must be one of {', '.join(PRECISIONS)}, not {self.precision}": self.precision in PRECISIONS,

@@ -25,6 +25,8 @@ from .slide_work import passport_name
 _APART = ("patches", "tiles", "heatmaps", "models", ".done", ".failed", ".state")
 _SLOW_CHUNK = 256
 _EXAMPLES = 3
+_SUPPOSED = Given(mpp=0.5, footprint=512)
+"""What has to be said of some formats, where it does not matter: for a look."""
 
 
 @dataclass(frozen=True)
@@ -87,29 +89,29 @@ def convert(
     lines += [f"  failed  {text}" for text in failed] + [f"  note    {text}" for text in warnings]
     told_all = {"done": len(done), "failed": failed, "warnings": warnings, "to": to, "out": out}
     status = "done" if not failed else "partial" if done else "failed"
-    code = ExitCode.SOME_FAILED if failed else ExitCode.DONE
+    code = ExitCode.DONE if not failed else ExitCode.SOME_FAILED if done else ExitCode.CHECK_FAILED
     return Said(tuple(lines), {"status": status, **told_all}, code)
 
 
-def check(sources: Sequence[str], *, given: Given | None = None) -> Said:
+def check(sources: Sequence[str]) -> Said:
     """Say what each file is, and whether all may be mixed; exit code 7 where not, or where one is damaged.
 
     Raises:
         NothingMatchedError: no feature file was found.
     """
-    given = given or Given(mpp=0.5)  # what has to be said of some formats does not matter for a look
     lines: list[str] = []
     rows: list[dict[str, Any]] = []
     bad: list[str] = []
-    for label, load in _each(sources, replace(given, footprint=given.footprint or 512), {}, None):
+    supposed = dict(_each(sources, _SUPPOSED, {}, None))
+    for label, load in _each(sources, Given(), {}, None):
         try:
-            slide = load()
+            slide, lacks = _looked_at(load, supposed[label])
         except (CheckFailedError, JobError) as error:
             bad.append(str(error))
             lines.append(f"BAD   {error}")
             continue
         problem = _values(slide)
-        advice = _advice(Path(label))
+        advice = "; ".join(filter(None, (lacks, _advice(Path(label)))))
         kind = "zarr" if zarr_store.is_store(label.partition("#")[0]) else kind_of(Path(label))
         rows.append(_row(label, kind, slide))
         lines.append(_line(rows[-1]) + (f"  ({advice})" if advice else ""))
@@ -120,6 +122,16 @@ def check(sources: Sequence[str], *, given: Given | None = None) -> Said:
     lines.append(verdict)
     told = {"status": "failed" if bad or differ else "done", "files": rows, "bad": bad, "differ": differ}
     return Said(tuple(lines), told, ExitCode.CHECK_FAILED if bad or differ else ExitCode.DONE)
+
+
+def _looked_at(load: Any, suppose: Any) -> tuple[SlideFeatures, str]:
+    """Return a slide for a look; what its file does not say is supposed, and told."""
+    try:
+        return load(), ""
+    except CheckFailedError as error:
+        if "--slide-mpp" not in str(error) and "--footprint" not in str(error):
+            raise
+        return suppose(), "its file does not say how large its tiles are on level 0: convert asks for it"
 
 
 def update_store(job: JobFolder, folder: Path, slides: Sequence[tuple[str, str]], url: str) -> str:
@@ -236,8 +248,7 @@ def _writer(to: str, out: str) -> Any:
 def _into_job(slide: SlideFeatures, job: JobFolder) -> None:
     """Write coordinates and features of one slide into a job, with their records."""
     slide.needs_mpp("a job of slidemil")
-    scale = slide.passport.get("tile", {}).get("mpp") or slide.tile_mpp
-    tiling = job.tiling(tiling_name(slide.tile, float(f"{scale:.4g}"), slide.overlap))
+    tiling = job.tiling(tiling_name(slide.tile, slide.cohort_mpp, slide.overlap))
     attributes, name = attributes_of(slide), slide.slide_id
     parts = {"converted": decisive(slide.passport)}
     finish(job, tiling.patches(name), coords_bytes(attributes, slide.xy), parts)
@@ -265,8 +276,7 @@ def _close(to: str, out: str, done: Sequence[SlideFeatures]) -> None:
         entries = tuple(SlideEntry(one.slide_id, Path(out) / one.slide_id, one.slide_id) for one in done)
         with alone(job):
             write_manifest(job, join(job, Manifest(entries))[1])
-        scale = done[0].passport.get("tile", {}).get("mpp") or done[0].tile_mpp
-        tiling = job.tiling(tiling_name(done[0].tile, float(f"{scale:.4g}"), done[0].overlap))
+        tiling = job.tiling(tiling_name(done[0].tile, done[0].cohort_mpp, done[0].overlap))
         write_slides(job, {}, {}, lambda name: tiling.features(passport_name({"id": done[0].encoder}), name))
 
 

@@ -48,13 +48,13 @@ class FeatureSet:
         """Return the SHA-256 of a slide's feature file."""
         return self.records[slide_id].sha256
 
-    def read(self, slide_id: str) -> FeatureFile:
-        """Read the feature file of one slide."""
-        return read_features(self.job.root / self.folder / f"{slide_id}.h5")
+    def read(self, slide_id: str, *, mapped: bool = False) -> FeatureFile:
+        """Read the feature file of one slide, or map it."""
+        return read_features(self.job.root / self.folder / f"{slide_id}.h5", mapped=mapped)
 
     def bag(self, slide_id: str) -> mil.Bag:
         """Return one slide as a bag of one."""
-        return bag_of(self.read(slide_id))
+        return bag_of(self.read(slide_id, mapped=True))
 
     @property
     def tile(self) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def bag_of(file: FeatureFile) -> mil.Bag:
 
 def feature_folders(job: JobFolder) -> list[str]:
     """Name the feature folders of a job, relative to it."""
-    folders = (folder for folder in job.root.glob("*/features_*") if folder.is_dir())
+    folders = (folder for folder in job.root.glob("*/features_*") if folder.is_dir() and folder.suffix != ".zarr")
     return sorted(folder.relative_to(job.root).as_posix() for folder in folders)
 
 

@@ -149,8 +149,13 @@ def feature_bytes(
     return h5_bytes(fill)
 
 
-def read_features(path: Path) -> FeatureFile:
+def read_features(path: Path, *, mapped: bool = False) -> FeatureFile:
     """Read a feature file of ours.
+
+    Args:
+        path: the file.
+        mapped: map the features into memory instead of reading them: only what is looked at is read, and what is
+            written to them stays in memory. Features that are chunked or compressed are read.
 
     Raises:
         JobError: the file is no feature file, or is damaged.
@@ -161,7 +166,7 @@ def read_features(path: Path) -> FeatureFile:
             attributes = {**coords.attrs, **file.attrs}
             return FeatureFile(
                 slide_id=str(attributes.get("name", path.stem)),
-                features=features[()],
+                features=_mapped(path, features) if mapped else features[()],
                 xy=coords[()].astype(np.int64).reshape(-1, 2),
                 footprint=_footprint(attributes),
                 slide_size=(int(attributes.get("level0_width", 0)), int(attributes.get("level0_height", 0))),
@@ -170,6 +175,15 @@ def read_features(path: Path) -> FeatureFile:
             )
     except (OSError, KeyError, ValueError, RuntimeError) as error:
         raise _unreadable(path, error) from error
+
+
+def _mapped(path: Path, features: h5py.Dataset) -> NDArray[Any]:
+    """Map a dataset that lies in one piece; HDF5 says where it begins."""
+    offset = features.id.get_offset()
+    if offset is None or features.size == 0 or not features.dtype.isnative:
+        whole: NDArray[Any] = features[()]
+        return whole
+    return np.memmap(path, dtype=features.dtype, mode="c", offset=offset, shape=features.shape)
 
 
 def read_passport(path: Path) -> dict[str, Any]:

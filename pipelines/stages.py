@@ -31,6 +31,9 @@ from .stain_target import check_reference
 from .targets import check_job
 from .tissue_of_slide import check_masks
 
+_STORE_WAIT = 600.0
+"""Seconds after which a store is written although another run seems to write it: each slide is whole or not there."""
+
 if TYPE_CHECKING:
     from .learn import Sides
     from .predictions import NamedModel
@@ -79,6 +82,8 @@ def extract(
         devices = devices_of(settings.extract.device)[: 1 if force else None]  # each would redo what another has done
         with helping(devices, arguments_of(slides, limit, shard, offline=offline), out, settings) as own:
             outcome = _extract(run, mine, settled(own.extract, encoder), encoder, force=force, quiet=quiet)
+        if settings.extract.store:
+            outcome = _stored(run, outcome, mine, settings.extract.store)
         if len(devices) > 1:  # a helper wrote its own share of the settings
             keep(run.job, job.settings, as_yaml(settings).encode())
         return outcome
@@ -414,6 +419,19 @@ def _extract(run: Run, mine: Manifest, settings: ExtractSettings, encoder: Any, 
     run.finish(outcome.status, outcome=run_facts, bottleneck=outcome.bottleneck)
     folder = work.output("x").parent.relative_to(run.job.root).as_posix()
     return replace(outcome, warnings=(*mine.notes, *outcome.warnings), more={"features": folder, **outcome.more})
+
+
+def _stored(run: Run, outcome: Outcome, mine: Manifest, store: str) -> Outcome:
+    """Bring the zarr store of the features up to date."""
+    from .convert import update_store
+    from .records import read_record
+
+    folder = Path(str(outcome.more["features"]))
+    url = str(run.job.root / folder.with_name(f"{folder.name}.zarr")) if store == "zarr" else store
+    records = {one.slide_id: read_record(run.job, run.job.root / folder / f"{one.slide_id}.h5") for one in mine.entries}
+    with Claims(run.job, "store") as claims, claims.hold("store", seconds=_STORE_WAIT):
+        said = update_store(run.job, folder, [(name, one.sha256) for name, one in records.items() if one], url)
+    return replace(outcome, text=(*outcome.text, said), more={**outcome.more, "store": url})
 
 
 def _learn(

@@ -58,7 +58,12 @@ def kind_of(path: Path) -> str:
     except OSError as error:
         raise CheckFailedError(f"{path}: not a whole HDF5 file ({str(error)[:100]}).") from error
     if found is None:
-        raise CheckFailedError(f"{path}: no features of tiles that are known (it holds {content or 'nothing'}).")
+        what = (
+            "coordinates without features"
+            if content == "coords"
+            else f"no features of tiles that are known ({content})"
+        )
+        raise CheckFailedError(f"{path}: {what}.")
     return "slidemil" if found == "trident" and ours else found
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipelines.errors import CheckFailedError
 from pipelines.files import h5_bytes, open_h5, write_bytes
 
-from .slide_features import Given, SlideFeatures, foreign_passport, square, two_dimensional
+from .slide_features import Given, SlideFeatures, foreign_passport, nominal, square, two_dimensional
 from .torch_files import read_tensor, tensor_bytes
 
 NAME = "clam"
@@ -40,7 +40,7 @@ def read(path: Path, given: Given) -> SlideFeatures:
     side, canvas = _footprint(path, given)
     mpp = None if given.mpp is None else (given.mpp, given.mpp)
     tile = given.tile or side
-    scale = None if mpp is None else round(side * mpp[0] / tile, 6)
+    scale = None if mpp is None else nominal(side * mpp[0] / tile)  # tiles of one level: the true one varies
     passport = foreign_passport(
         "CLAM",
         given.encoder,

@@ -73,6 +73,12 @@ class SlideFeatures:
         """µm per pixel of the tile."""
         return None if self.mpp is None else self.footprint[0] * self.mpp[0] / self.tile
 
+    @property
+    def cohort_mpp(self) -> float:
+        """µm per pixel of the tiles as the whole cohort has it: the true one may vary with the scanner."""
+        said = self.passport.get("tile", {}).get("mpp")
+        return float(said or nominal(self.needs_mpp("a folder of tiles")[0] * self.footprint[0] / self.tile))
+
     def needs_mpp(self, what: str) -> tuple[float, float]:
         """Return the µm/px, for formats that cannot do without.
 
@@ -85,6 +91,12 @@ class SlideFeatures:
                 "Give it with --slide-mpp, or a column mpp in --slides CSV."
             )
         return self.mpp
+
+
+def nominal(mpp: float) -> float:
+    """Return the µm/px that people mean by the nearest magnification: 0.25 for all of "40x", by TRIDENT's bins."""
+    bins = ((0.16, 80), (0.20, 60), (0.30, 40), (0.60, 20), (1.20, 10), (2.40, 5))
+    return next((10 / magnification for limit, magnification in bins if mpp < limit), mpp)
 
 
 def foreign_passport(tool: str, encoder: str | None, dim: int, dtype: str, **more: Any) -> dict[str, Any]:

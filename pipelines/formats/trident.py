@@ -12,7 +12,7 @@ import numpy as np
 
 from pipelines.features import coords_bytes, feature_bytes, passport_in
 from pipelines.files import open_h5, write_bytes
-from pipelines.jobfolder import Tiling
+from pipelines.jobfolder import Tiling, tiling_name
 
 from .slide_features import Given, SlideFeatures, foreign_passport, two_dimensional
 
@@ -40,12 +40,13 @@ def read(path: Path, given: Given) -> SlideFeatures:
     footprint = (int(a.get("footprint_x", side)), int(a.get("footprint_y", side)))
     mpp, notes = _mpp(a, given)
     overlap = int(float(a.get("overlap", 0)))
+    target = float(a.get("target_magnification") or 0)
     made = foreign_passport(
         "TRIDENT",
         given.encoder or str(a.get("encoder", "")) or path.parent.name.removeprefix("features_"),
         features.shape[1],
         str(features.dtype),
-        tile={"size": tile, "mpp": None if mpp is None else round(side * mpp[0] / tile, 6), "overlap": overlap},
+        tile={"size": tile, "mpp": round(10 / target, 6) if target else None, "overlap": overlap},
     )
     size = (int(a.get("level0_width", 0)), int(a.get("level0_height", 0)))
     name = str(a.get("name") or path.stem)
@@ -99,9 +100,7 @@ def attributes_of(slide: SlideFeatures) -> dict[str, Any]:
 
 def write(slide: SlideFeatures, folder: Path) -> Path:
     """Write coordinates and features of one slide below a job folder; returns the feature file."""
-    mpp = slide.needs_mpp("TRIDENT's layout")
-    scale = 10 / (slide.footprint[0] * mpp[0] / slide.tile)
-    tiling = Tiling(folder / f"{scale:.4g}x_{slide.tile}px_{slide.overlap}px_overlap")
+    tiling = Tiling(folder / tiling_name(slide.tile, slide.cohort_mpp, slide.overlap))
     attributes = attributes_of(slide)
     write_bytes(tiling.patches(slide.slide_id), coords_bytes(attributes, slide.xy))
     path = tiling.features(_fit(slide.encoder), slide.slide_id)

@@ -68,6 +68,9 @@ StainReference = Annotated[
 ]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 …; several with commas, or all.")]
 Precision = Annotated[str | None, typer.Option(help="fp32, bf16, fp16, or auto: fp32 on a CPU (default).")]
+Store = Annotated[
+    str | None, typer.Option(help="Also one zarr store of all slides: zarr, or a URL that ends in .zarr.")
+]
 Workers = Annotated[str | None, typer.Option(help="Reading threads, or auto.")]
 Memory = Annotated[str | None, typer.Option(help="Cap on pixels under way, e.g. 8G or 500M (default 2G).")]
 BatchSize = Annotated[int | None, typer.Option(help="Tiles per call of the encoder (default 64; 0: what fits).")]
@@ -96,9 +99,9 @@ def extract_options(given: dict[str, Any]) -> dict[str, Any]:
 
     same = (
         "mpp tile overlap min_tissue slide_mpp masks allow_upsampling "
-        "encoder weights stain stain_reference device precision batch_size max_bad_tiles"
+        "encoder weights stain stain_reference device precision batch_size max_bad_tiles store"
     )
-    options = {name: given[name] for name in same.split()}
+    options = {name: given.get(name) for name in same.split()}
     options["commercial_only"] = given["commercial_only"] or None
     options["workers"] = None if given["workers"] is None else worker_count(given["workers"])
     options["memory_gb"] = None if given["memory"] is None else gigabytes(given["memory"])

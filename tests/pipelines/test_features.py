@@ -111,3 +111,24 @@ def test_passports_that_differ_are_not_mixed():
     with pytest.raises(CheckFailedError, match="stain: 'none' against 'macenko'"):
         same_passport(PASSPORT, {**PASSPORT, "stain": "macenko"}, what="s")
     same_passport(PASSPORT, dict(PASSPORT), what="s")
+
+
+def test_mapped_features_are_those_that_are_read_and_change_no_file(tmp_path):
+    path = write(tmp_path / "s.h5", grid())
+    before = path.read_bytes()
+    mapped = read_features(path, mapped=True).features
+    assert isinstance(mapped, np.memmap)
+    assert np.array_equal(mapped, read_features(path).features)
+    mapped[0] = -1
+    assert path.read_bytes() == before
+
+
+def test_features_in_chunks_are_read_where_mapping_is_asked_for(tmp_path):
+    path = write(tmp_path / "s.h5", grid())
+    with h5py.File(path, "a") as file:
+        values = file["features"][()]
+        del file["features"]
+        file.create_dataset("features", data=values, chunks=(1, 3), compression="gzip")
+    found = read_features(path, mapped=True).features
+    assert not isinstance(found, np.memmap)
+    assert np.array_equal(found, values)

@@ -9,10 +9,14 @@ import pytest
 
 zarr = pytest.importorskip("zarr", reason="needs the extra zarr")
 
+from _command import slidemil, slidemil_json  # noqa: E402
 from _tile_features import PASSPORT, slide  # noqa: E402
 
 from pipelines.errors import CheckFailedError  # noqa: E402
+from pipelines.feature_sets import feature_folders  # noqa: E402
+from pipelines.features import read_features  # noqa: E402
 from pipelines.formats import zarr_store  # noqa: E402
+from pipelines.jobfolder import JobFolder  # noqa: E402
 
 
 def write(url, *slides, digest="1"):
@@ -70,3 +74,20 @@ def test_what_is_no_store_is_refused(tmp_path):
     zarr.create_group(tmp_path / "other.zarr")
     with pytest.raises(CheckFailedError, match="no cohort store"):
         list(zarr_store.read(str(tmp_path / "other.zarr")))
+
+
+def test_extract_keeps_a_store_beside_its_files(cohort, tmp_path):
+    slides, job = cohort.slides[0].path.parent, tmp_path / "job"
+    common = ("extract", slides, "-o", job, "--store", "zarr", "--limit", 2, "--set", "quality=false")
+    code, said = slidemil_json(*common)
+    assert code == 0
+    found = {one.slide_id: one for one in zarr_store.read(said["store"])}
+    files = {path.stem: read_features(path) for path in (job / said["features"]).glob("*.h5")}
+    assert found.keys() == files.keys()
+    for name, file in files.items():
+        assert np.array_equal(found[name].features, file.features)
+        assert np.array_equal(found[name].xy, file.xy)
+        assert found[name].passport == file.passport
+    code, text = slidemil(*common)
+    assert (code, "0 slides written, 2 were there" in text) == (0, True)
+    assert feature_folders(JobFolder(job)) == [said["features"]], "the store is taken for no feature folder"
