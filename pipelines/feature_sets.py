@@ -13,7 +13,7 @@ import numpy as np
 import mil
 
 from .errors import UsageError
-from .features import FeatureFile, decisive, read_features, read_passport, same_passport
+from .features import FeatureFile, decisive, map_tiles, read_features, read_passport, same_passport
 from .jobfolder import JobFolder
 from .records import Record, read_record
 
@@ -48,18 +48,28 @@ class FeatureSet:
         """Return the SHA-256 of a slide's feature file."""
         return self.records[slide_id].sha256
 
-    def read(self, slide_id: str, *, mapped: bool = False) -> FeatureFile:
-        """Read the feature file of one slide, or map it."""
-        return read_features(self.job.root / self.folder / f"{slide_id}.h5", mapped=mapped)
+    def read(self, slide_id: str) -> FeatureFile:
+        """Read the feature file of one slide."""
+        return read_features(self.job.root / self.folder / f"{slide_id}.h5")
 
     def bag(self, slide_id: str) -> mil.Bag:
-        """Return one slide as a bag of one."""
-        return bag_of(self.read(slide_id, mapped=True))
+        """Return one slide as a bag of one; its features are mapped: read when they are used, they fill no memory."""
+        return bag_in(self.job.root / self.folder / f"{slide_id}.h5", slide_id)
 
     @property
     def tile(self) -> dict[str, Any]:
         """Size, resolution and overlap of the tiles."""
         return dict(self.passport.get("tile", {}))
+
+
+def bag_in(path: Path, slide_id: str) -> mil.Bag:
+    """Return a feature file as a bag of one whose features are mapped."""
+    import torch
+
+    features, xy = map_tiles(path)
+    if features.ndim != 2:
+        features = np.zeros((0, 0), np.float32)
+    return mil.Bag(torch.from_numpy(features), torch.tensor([0, len(features)]), torch.from_numpy(xy), (slide_id,))
 
 
 def bag_of(file: FeatureFile) -> mil.Bag:

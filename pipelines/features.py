@@ -177,6 +177,19 @@ def read_features(path: Path, *, mapped: bool = False) -> FeatureFile:
         raise _unreadable(path, error) from error
 
 
+def map_tiles(path: Path) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Map the features (N, D) of a file into memory, and read where its tiles lie, (N, 2); nothing else is looked at.
+
+    Raises:
+        JobError: the file is no feature file, or is damaged.
+    """
+    try:
+        with open_h5(path) as file:
+            return _mapped(path, file["features"]), file["coords"][()].astype(np.int64, copy=False).reshape(-1, 2)
+    except (OSError, KeyError, ValueError, RuntimeError) as error:
+        raise _unreadable(path, error) from error
+
+
 def _mapped(path: Path, features: h5py.Dataset) -> NDArray[Any]:
     """Map a dataset that lies in one piece; HDF5 says where it begins."""
     offset = features.id.get_offset()
