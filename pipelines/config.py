@@ -41,8 +41,8 @@ class ExtractSettings:
         exclude: which of them are cut out of the tissue, e.g. `blur,folds`; what is not named is flagged only.
             Ink is cut out of detected tissue always, so `pen` matters to tissue drawn by hand alone.
         allow_upsampling: take slides coarser than `mpp`, too.
-        encoder: name of the encoder.
-        weights: file or `local-dir:` folder with its weights.
+        encoder: name of the encoder; several with commas see the same tiles, which are read once.
+        weights: file or `local-dir:` folder with its weights; of several encoders in the same order, with commas.
         icc: `srgb` turns pixels into sRGB by each slide's own colour profile, where it has one; `none` does not.
         stain: stain normalization, fitted once per slide; `none` leaves pixels alone.
         stain_reference: what stains are normalized to: the name of a built-in reference, a reference that

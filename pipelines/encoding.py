@@ -88,6 +88,31 @@ def encoder_of(settings: ExtractSettings, *, offline: bool) -> Encoder:
     return encoder
 
 
+def encoders_of(settings: ExtractSettings, *, offline: bool) -> list[Encoder]:
+    """Return all encoders that `--encoder a,b` asks for, with the weights of `--weights x,y` in the same order.
+
+    Raises:
+        UsageError: weights for some encoders only.
+    """
+    names = [name.strip() for name in settings.encoder.split(",")]
+    files: list[str | None] = [None] * len(names)
+    if settings.weights is not None and len(names) > 1:
+        files = [one.strip() or None for one in settings.weights.split(",")]
+    elif settings.weights is not None:
+        files = [settings.weights]
+    if len(files) != len(names):
+        raise UsageError(
+            f"--weights names {len(files)} files for {len(names)} encoders: separate them with commas, in the same "
+            "order, and leave a place empty where none is needed: --encoder descriptors,resnet18 --weights ,FILE"
+        )
+    if len(set(names)) < len(names):
+        raise UsageError(f"--encoder {settings.encoder}: the same encoder twice.")
+    return [
+        encoder_of(replace(settings, encoder=name, weights=file), offline=offline)
+        for name, file in zip(names, files, strict=True)
+    ]
+
+
 def self_check(encoder: Encoder) -> None:
     """Look whether features depend on the batch around a tile; if so, the batch size enters the passport.
 

@@ -16,6 +16,7 @@ import stain
 import wsi
 
 from . import tissue_of_slide
+from .beside import beside
 from .claims import Claim, Claims
 from .config import ExtractSettings
 from .counting import size_of
@@ -85,6 +86,7 @@ class Extraction:
     run: Run
     progress: Progress
     force: bool = False
+    also: Sequence[Encoder] = ()
     slides: int = 0
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
     failures: dict[str, Failure] = field(default_factory=dict)
@@ -107,6 +109,7 @@ class Extraction:
     def __post_init__(self) -> None:
         """Nothing is claimed so far."""
         self.claims = Claims(self.job, "slides", run=self.run.name, took_over=self._took_over)
+        self.beside = beside(self.also, lambda encoder: passport_of(encoder, self.settings))
 
     @property
     def tiling(self) -> Tiling:
@@ -241,9 +244,13 @@ class Extraction:
             pixels = self._normalize(batch, good)
             with self.clocks["encode"].of(len(good)):
                 values = self.encoder(pixels)
+                others = [one.encoder(pixels) for one in self.beside]
             for ordinal in np.unique(batch.slide[good]):
                 mine = batch.slide[good] == ordinal
-                self._work(int(ordinal)).put(batch.index[good][mine], values[mine], self.settings.dtype)
+                work, rows = self._work(int(ordinal)), batch.index[good][mine]
+                work.put(rows, values[mine], self.settings.dtype)
+                for one, theirs in zip(self.beside, others, strict=True):
+                    one.put(work, rows, theirs[mine], self.settings.dtype)
         for ordinal in np.unique(batch.slide):
             self._finish_if_complete(int(ordinal))
 
@@ -258,6 +265,8 @@ class Extraction:
     def close(self, work: SlideWork) -> None:
         """Write what a complete slide has become."""
         try:
+            for one in self.beside:
+                one.finish(work, self.job, self.tiling, self.settings)
             facts = finish_slide(work, self.job, self.tiling, self.settings, self.passport, self.encoder.dim)
         except wsi.SlideError as error:
             self.fail(work.entry, error)
@@ -267,7 +276,8 @@ class Extraction:
         name = work.entry.slide_id
         self.facts[name] = facts
         self.fresh.append(name)
-        self.outputs.append(str(self.output(name).relative_to(self.job.root)))
+        made = [self.output(name), *(one.output(self.tiling, name) for one in self.beside)]
+        self.outputs += [str(path.relative_to(self.job.root)) for path in made]
         self.claims.release(name)
         self.run.log("done", slide=name, tiles=facts["n_tiles"], missing=facts["n_missing"])
 
@@ -298,7 +308,7 @@ class Extraction:
         """Normalize tiles of one slide; in one pass with what the encoder does to pixels, where it lets us."""
         params = self._work(ordinal).stain
         assert params is not None, "no stain was fitted"
-        levels = getattr(self.encoder, "levels", None)
+        levels = None if self.beside else getattr(self.encoder, "levels", None)  # of the first alone
         slab = Slab() if slab is None else slab
         normalized: Batch
         if levels is None or pixels.shape[1] != self.encoder.input_size:
@@ -335,8 +345,10 @@ class Extraction:
         old = read_record(self.job, output)
         if self.force or old is None:
             return None
-        record = current(self.job, output, {**parts, "mpp": _as_it_mattered(parts["mpp"], old.parts.get("mpp", {}))})
-        if record is None:
+        parts = {**parts, "mpp": _as_it_mattered(parts["mpp"], old.parts.get("mpp", {}))}
+        record = current(self.job, output, parts)
+        done = (one.is_done(self.job, self.tiling, entry.slide_id, parts) for one in self.beside)
+        if record is None or not all(done):
             return None
         total = record.facts.get("n_tiles", 0) + record.facts.get("n_missing", 0)
         return record if record.facts.get("n_missing", 0) <= self.settings.max_bad_tiles * total else None

@@ -15,7 +15,7 @@ from . import tables_of_job as tables
 from .claims import Claims
 from .config import ExtractSettings, LearnSettings, Settings, as_yaml
 from .console import exit_code_of, warn
-from .encoding import devices_of, encoder_of, settled
+from .encoding import devices_of, encoders_of, settled
 from .errors import ExitCode, NoAttentionError, UsageError
 from .files import sweep_leftovers
 from .forecast import gone
@@ -65,7 +65,7 @@ def extract(
     if limit is not None:
         found = replace(found, entries=found.entries[:limit])
     check_reference(settings.extract)
-    encoder = encoder_of(settings.extract, offline=offline)
+    encoder, *also = encoders_of(settings.extract, offline=offline)
     sweep_leftovers(out)
     mine = tables.join(job, found)[0]
     mine = mine if part is None else shards.take(part, mine, job)
@@ -81,7 +81,7 @@ def extract(
         run.facts |= {"followed_plan": planned} if planned else {}
         devices = devices_of(settings.extract.device)[: 1 if force else None]  # each would redo what another has done
         with helping(devices, arguments_of(slides, limit, shard, offline=offline), out, settings) as own:
-            outcome = _extract(run, mine, settled(own.extract, encoder), encoder, force=force, quiet=quiet)
+            outcome = _extract(run, mine, settled(own.extract, encoder), encoder, also=also, force=force, quiet=quiet)
         if settings.extract.store:
             outcome = _stored(run, outcome, mine, settings.extract.store)
         if len(devices) > 1:  # a helper wrote its own share of the settings
@@ -116,7 +116,7 @@ def plan(
     if limit is not None:
         found = replace(found, entries=found.entries[:limit])
     check_reference(settings.extract)
-    encoder = encoder_of(settings.extract, offline=offline)
+    encoder = encoders_of(settings.extract, offline=offline)[0]  # the others cost no more than their own passes
     settings = replace(settings, extract=settled(settings.extract, encoder))
     mine = found if job is None else tables.join(job, found)[0]
     told = check_masks(settings.extract, job or JobFolder(Path("no job yet")), [e.slide_id for e in mine.entries])
@@ -338,7 +338,7 @@ def _check_before(
         from .predictions import find_model
 
         named = find_model(job, model)
-        made = passport_of(encoder_of(settings.extract, offline=offline), settings.extract)
+        made = passport_of(encoders_of(settings.extract, offline=offline)[0], settings.extract)
         same_passport(named.model.config.get("encoder") or made, made, what=f"model {named.name} on these settings")
 
 
@@ -403,13 +403,22 @@ def tiling_of(job: JobFolder, settings: ExtractSettings) -> Tiling:
     return job.tiling(tiling_name(settings.tile, settings.mpp, settings.overlap))
 
 
-def _extract(run: Run, mine: Manifest, settings: ExtractSettings, encoder: Any, *, force: bool, quiet: bool) -> Outcome:
+def _extract(
+    run: Run,
+    mine: Manifest,
+    settings: ExtractSettings,
+    encoder: Any,
+    *,
+    also: Sequence[Any] = (),
+    force: bool,
+    quiet: bool,
+) -> Outcome:
     from .extract import Extraction
     from .extract import extract as extract_all
 
     run.notes += mine.notes
     with progress("features", "tiles", quiet=quiet) as bar:
-        work = Extraction(run.job, settings, encoder, run, bar, force=force)
+        work = Extraction(run.job, settings, encoder, run, bar, force=force, also=also)
         try:
             outcome = extract_all(work, mine)
         finally:

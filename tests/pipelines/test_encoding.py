@@ -11,9 +11,8 @@ from _command import digests, slidemil, slidemil_json
 
 from mil import create_encoder
 from pipelines.config import load_settings
-from pipelines.encoding import devices_of, self_check, settled
+from pipelines.encoding import devices_of, encoder_of, self_check, settled
 from pipelines.errors import EnvironmentFault, UsageError
-from pipelines.stages import encoder_of
 
 
 def test_an_encoder_whose_tiles_touch_each_other_keeps_the_batch_size_in_its_passport():

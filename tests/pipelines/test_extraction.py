@@ -103,7 +103,7 @@ def shelf(tmp_path, monkeypatch):
 @pytest.fixture
 def encoder(monkeypatch):
     box = {"encoder": MeanColor()}
-    monkeypatch.setattr(stages, "encoder_of", lambda settings, *, offline=False: box["encoder"])
+    monkeypatch.setattr(stages, "encoders_of", lambda settings, *, offline=False: [box["encoder"]])
     return box
 
 

@@ -1,0 +1,72 @@
+"""Further encoders beside the first: they get the same pixels, which are read once, and each has its own features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .config import ExtractSettings
+from .features import decisive
+from .jobfolder import JobFolder, Tiling
+from .records import current
+from .slide_work import SlideWork, finish_slide, passport_name
+
+if TYPE_CHECKING:
+    from mil import Encoder
+
+
+@dataclass
+class Beside:
+    """One further encoder, and the slides it is at work on.
+
+    Attributes:
+        encoder: the encoder.
+        passport: how its features are made.
+    """
+
+    encoder: Encoder
+    passport: Mapping[str, Any]
+    _works: dict[str, SlideWork] = field(default_factory=dict)
+
+    def output(self, tiling: Tiling, slide_id: str) -> Path:
+        """The feature file of a slide."""
+        return tiling.features(passport_name(self.passport), slide_id)
+
+    def parts(self, parts: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what determines its features of a slide, from what determines those of the first encoder."""
+        return {**parts, "encoder": decisive(self.passport)}
+
+    def is_done(self, job: JobFolder, tiling: Tiling, slide_id: str, parts: Mapping[str, Any]) -> bool:
+        """Tell whether its features of a slide lie there, made from just these parts."""
+        return current(job, self.output(tiling, slide_id), self.parts(parts)) is not None
+
+    def put(self, work: SlideWork, rows: NDArray[np.int64], values: NDArray[np.float32], dtype: str) -> None:
+        """Keep its features of some tiles of a slide."""
+        self._of(work).put(rows, values, dtype)
+
+    def finish(self, work: SlideWork, job: JobFolder, tiling: Tiling, settings: ExtractSettings) -> None:
+        """Write its features of a slide that is complete.
+
+        Raises:
+            wsi.SlideError: they are no numbers.
+        """
+        own = self._of(work)
+        self._works.pop(work.entry.slide_id)
+        finish_slide(own, job, tiling, settings, self.passport, self.encoder.dim)
+
+    def _of(self, work: SlideWork) -> SlideWork:
+        """Return its own state of a slide: same file, same tiles, same missing tiles, other features."""
+        name = work.entry.slide_id
+        if name not in self._works:
+            self._works[name] = replace(work, parts=self.parts(work.parts), features=None)
+        return self._works[name]
+
+
+def beside(encoders: Sequence[Encoder], passport: Callable[[Encoder], Mapping[str, Any]]) -> tuple[Beside, ...]:
+    """Return the further encoders of a run."""
+    return tuple(Beside(encoder, passport(encoder)) for encoder in encoders)
