@@ -6,6 +6,9 @@ import struct
 from dataclasses import dataclass
 from typing import Literal
 
+START, END = b"\xff\xd8", b"\xff\xd9"
+_ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"
+"""The marker that names a stream's colors, but for its last byte."""
 _FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _ALONE = {0x01, *range(0xD0, 0xDA)}
 
@@ -55,3 +58,13 @@ def read_header(data: bytes) -> JpegHeader:
             break
         place += 2 + length
     return JpegHeader(width, height, components, place, colour if components == 3 else None)  # type: ignore[arg-type]
+
+
+def shared_part(tables: bytes) -> bytes:
+    """Return the tables that the tiles of a TIFF share, as the beginning of a stream; empty `tables` are none."""
+    return tables.removesuffix(END) if tables.startswith(START) else START
+
+
+def color_marker(colour: Literal["rgb", "ycbcr"]) -> bytes:
+    """Return the Adobe marker that names the colors of a stream which is silent about them."""
+    return _ADOBE + (b"\0" if colour == "rgb" else b"\1")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +13,7 @@ import openslide
 import pytest
 import tifffile
 from _shared import shared_path
+from _slides import smooth_picture, write_aperio
 
 import wsi
 from wsi.readers.base import on_white
@@ -312,3 +315,27 @@ def test_a_failing_hook_becomes_a_tile_error():
     with pytest.raises(wsi.TileReadError, match="disk on fire") as caught:
         wsi.MemorySlide(LEVELS[0], on_read=fail).read(0, 0, 5, 5)
     assert isinstance(caught.value.__cause__, OSError)
+
+
+def test_what_libjpeg_only_warns_of_is_an_error_in_every_reader(tmp_path):
+    """Single bits flipped in a tile: whatever OpenSlide reports, the others report, too; it reports some of them."""
+    image = smooth_picture(512, 512, 3)
+    noisy = np.clip(image + np.random.default_rng(0).normal(0, 9, image.shape), 0, 255).astype(np.uint8)
+    path = write_aperio(tmp_path / "whole.svs", noisy, compressionargs={"level": 75})
+    with tifffile.TiffFile(path) as tiff:
+        place, length = tiff.pages[0].dataoffsets[3], tiff.pages[0].databytecounts[3]
+    data, dice = path.read_bytes(), random.Random(4)
+    seen = []
+    for _ in range(120):
+        flipped = bytearray(data)
+        flipped[place + dice.randrange(length)] ^= 1 << dice.randrange(8)
+        path.write_bytes(flipped)
+        with openslide.OpenSlide(path) as handle, contextlib.suppress(openslide.OpenSlideError):
+            handle.read_region((256, 256), 0, (256, 256))
+            continue
+        with pytest.raises(wsi.SlideError), TiffSlide(path) as slide:
+            slide.read(256, 256, 256, 256)
+        with pytest.raises(wsi.SlideError), wsi.open_slide(path) as slide:
+            slide.read(256, 256, 256, 256)
+        seen.append(flipped)
+    assert len(seen) >= 3

@@ -10,7 +10,7 @@ import threading
 import warnings
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import imagecodecs
 import numpy as np
@@ -54,7 +54,9 @@ class DicomSlide(MosaicSlide):
             levels = _levels(self._handle, path.name)
             self._instances = [instance for instance, _ in levels]
             self._jpeg = [_is_jpeg(instance) for instance in self._instances]
-            self._colour = _colour_of(self._instances[0], path.name) if self._jpeg[0] else "rgb"
+            self._colour: Literal["rgb", "ycbcr"] = (
+                _colour_of(self._instances[0], path.name) if self._jpeg[0] else "rgb"
+            )
             super().__init__(
                 _facts(path, levels, slide_mpp=slide_mpp, manifest_mpp=manifest_mpp),
                 tuple((i.tile_size.width, i.tile_size.height) for i in self._instances),
@@ -261,7 +263,7 @@ def _decoded(instance: Any, column: int, row: int) -> NDArray[np.uint8] | None:
     return pixels
 
 
-def _colour_of(instance: Any, name: str) -> str:
+def _colour_of(instance: Any, name: str) -> Literal["rgb", "ycbcr"]:
     """Return the colours of JPEG frames that do not name them: what the tag says.
 
     Where the frames do name them, and the tag says otherwise, their pixels must bear them out.
@@ -269,7 +271,7 @@ def _colour_of(instance: Any, name: str) -> str:
     Raises:
         UnreadableSlideError: they do not.
     """
-    tag = "rgb" if _photometric(instance) == "RGB" else "ycbcr"
+    tag: Literal["rgb", "ycbcr"] = "rgb" if _photometric(instance) == "RGB" else "ycbcr"
     size = instance.tiled_size
     spots = {
         (int(size.width * (i + 0.5) / _LOOKS), int(size.height * (j + 0.5) / _LOOKS))

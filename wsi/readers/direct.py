@@ -17,11 +17,9 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from wsi.errors import TileReadError
-from wsi.jpeg_header import read_header
+from wsi.jpeg_header import END, START, read_header
 from wsi.readers.base import FileIdentity
 from wsi.readers.codecs import WORKING_BYTES, Codec
-
-_START, _END = b"\xff\xd8", b"\xff\xd9"
 
 SCALES = (8, 4, 2, 1)
 """By what libjpeg can reduce while it decodes."""
@@ -106,9 +104,9 @@ class NativeLevel:
         room, seen = self.room, self._seen  # the tiles of a level differ in their pixels, rarely in their headers
         if seen is None or data[room : room + len(seen[0])] != seen[0]:
             seen = self._seen = self._look_at(bytes(data[room:]))
-        if _END not in bytes(data[max(room, len(data) - 64) :]):
+        if END not in bytes(data[max(room, len(data) - 64) :]):
             raise ValueError("the JPEG has no end: it is cut short or overwritten")
-        begin = room + len(_START) - len(seen[1])
+        begin = room + len(START) - len(seen[1])
         data[begin : begin + len(seen[1])] = seen[1]
         height, width = self.tile_height // scale, self.tile_width // scale
         memory = spare_memory("decoded", 3 * height * width) if into is None else into

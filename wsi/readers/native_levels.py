@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from wsi.jpeg_header import color_marker, shared_part
 from wsi.readers.base import BaseSlide
 from wsi.readers.codecs import codec_of
 from wsi.readers.direct import NativeLevel, NativeTiles
@@ -25,9 +26,6 @@ from wsi.tiff_directory import (
 )
 
 _JPEG, _RGB, _YCBCR = 7, 2, 6
-_START, _END = b"\xff\xd8", b"\xff\xd9"
-_ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"
-"""The marker that names a stream's colors, but for its last byte."""
 
 _OWN_RULES = {"leica", "philips", "trestle", "ventana"}
 """Makers whose files say elsewhere than in the TIFF tags where tiles lie."""
@@ -140,4 +138,4 @@ def _shared(directory: Directory) -> tuple[bytes, bytes]:
     """Return what JPEG tiles lack: the tables they share, and the marker that names their colors."""
     tables = directory.numbers(JPEG_TABLES).tobytes()
     rgb = directory.number(PHOTOMETRIC, _RGB) == _RGB
-    return tables.removesuffix(_END) if tables.startswith(_START) else _START, _ADOBE + (b"\0" if rgb else b"\1")
+    return shared_part(tables), color_marker("rgb" if rgb else "ycbcr")

@@ -1,6 +1,6 @@
 """TIFF files through tifffile: OME-TIFF, whose levels OpenSlide does not see, and plain TIFF that it refuses.
 
-Tiles are fetched with `pread` and decoded by imagecodecs, so that threads do not wait for one another.
+Tiles are fetched with `pread` and decoded by libjpeg-turbo or imagecodecs, so that threads do not wait for each other.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import imagecodecs
 import numpy as np
+import simplejpeg
 import tifffile
 from numpy.typing import NDArray
 
@@ -23,7 +23,7 @@ from wsi import mpp as pixel_size
 from wsi.errors import NotBrightfieldError, OtherPictureError, SlideError, UnreadableSlideError
 from wsi.geometry import downsample_of
 from wsi.jpeg2000 import read_codestream
-from wsi.jpeg_header import read_header
+from wsi.jpeg_header import END, START, color_marker, read_header, shared_part
 from wsi.readers.base import Facts, on_white
 from wsi.readers.codecs import JPEG2000, rgb_of_ycbcr
 from wsi.readers.mosaic import MosaicSlide
@@ -219,7 +219,8 @@ def _decoder(
         kind = getattr(page.photometric, "name", photometric)
         raise UnreadableSlideError(name, f"its colours are stored as {kind} with {samples} channels", _RETILE)
     if jpeg and page.planarconfig == 1 and samples == 3 and dtype == np.uint8:
-        tables, named = page.jpegtables, "ycbcr" if photometric == _YCBCR else "rgb"
+        tables = page.jpegtables
+        named: Literal["rgb", "ycbcr"] = "ycbcr" if photometric == _YCBCR else "rgb"
         return lambda parts, _: decode_jpeg(parts[0] or b"", tables, named, tile_height, tile_width)
     premultiplied = 1 in tuple(int(e) for e in page.extrasamples)
     return lambda parts, index: _to_rgb(_raw(page, parts, index), premultiplied)
@@ -246,16 +247,20 @@ def _to_rgb(pixels: NDArray[Any], premultiplied: bool) -> NDArray[np.uint8]:
 
 
 def decode_jpeg(
-    data: bytes, tables: bytes | None, tag_colour: str, tile_height: int, tile_width: int
+    data: bytes, tables: bytes | None, tag_colour: Literal["rgb", "ycbcr"], tile_height: int, tile_width: int
 ) -> NDArray[np.uint8]:
-    """Decode a JPEG tile; the stream's own markers decide on the colours, the TIFF tag where they are silent."""
+    """Decode a JPEG tile; the stream's own markers decide on the colours, the TIFF tag where they are silent.
+
+    What libjpeg only warns of (wrong codes, too few or too many bytes) is an error here.
+    """
     header = read_header(data)
     if header.width != tile_width or header.height > tile_height or header.components != 3:
         raise ValueError(f"the tile holds a JPEG of {header.width} x {header.height} px")
-    if b"\xff\xd9" not in data[-64:]:
-        raise ValueError("the JPEG has no end: it is cut short or overwritten")  # libjpeg would only warn
-    colour = header.colour or tag_colour
-    pixels: NDArray[np.uint8] = imagecodecs.jpeg8_decode(data, tables=tables, colorspace=colour, outcolorspace="rgb")
+    if END not in data[-64:]:
+        raise ValueError("the JPEG has no end: it is cut short or overwritten")
+    named = b"" if header.colour else color_marker(tag_colour)
+    stream = shared_part(tables or b"") + named + data[len(START) :]
+    pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(stream)
     return pixels
 
 
