@@ -6,6 +6,7 @@ a reference to the `TileStream`, so an abandoned stream is collected, and its fi
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -86,11 +87,12 @@ class Engine:
         close_slides: bool,
         processes: int = 0,
         read_timeout: float = 120.0,
+        slide_timeout: float = math.inf,
     ) -> None:
         self._iterable = sources
         self._batch = batch_size
         self._memory = memory
-        self._readers = Readers(processes, read_timeout) if processes else None
+        self._readers = Readers(processes, read_timeout, slide_timeout) if processes else None
         self._allocate = shared_allocator(self._readers.ring, allocate) if self._readers else allocate
         self._close_slides = close_slides
         start = workers or available_cores()
@@ -114,6 +116,8 @@ class Engine:
         self._held: Slab | None = None
         self._waiting_or_under_way = 0
         self._under_way = 0
+        self._scratch = self._scratch_allowed = 0
+        """Bytes that the requests under way take while they run, and may take: a quarter to a half of the memory."""
 
     # ------------------------------------------------------------------ the consumer
 
@@ -255,8 +259,8 @@ class Engine:
         """Fix the number of slabs that memory allows, and start the readers."""
         self._tile = tile
         slab = self._batch * tile * tile * 3
-        scratch = self._meter.readers * plan.scratch_bytes
-        self._slabs_allowed = (self._memory - scratch) // slab
+        self._scratch_allowed = min(max(self._meter.readers * plan.scratch_bytes, self._memory // 4), self._memory // 2)
+        self._slabs_allowed = (self._memory - self._scratch_allowed) // slab
         places = (max(2, self._slabs_allowed) - 1) * self._batch
         self._meter.set_caps(max(places - self._batch, (places + 1) // 2))
         self._add_readers()
@@ -298,7 +302,7 @@ class Engine:
                     return None
                 if self._queue and number < self._meter.readers:
                     source = self._queue[0]
-                    if self._room_for(source.plan.most_rows):
+                    if self._room_for(source.plan.most_rows) and self._memory_for(source.plan.scratch_bytes):
                         request = next(source.requests, None)
                         if request is not None:
                             return self._started_read(source, request)
@@ -314,6 +318,7 @@ class Engine:
         tiles = len(request.rows)
         self._waiting_or_under_way += tiles
         self._under_way += 1
+        self._scratch += source.plan.scratch_bytes
         return _Read(source, request, self._meter.asked(tiles))
 
     @property
@@ -329,6 +334,10 @@ class Engine:
         each_reader = self._batch - 1 + self._meter.readers * self._most_rows  # none waits for another's block
         wanted = max(self._batch + self._meter.depth, each_reader)
         return self._waiting_or_under_way + tiles <= min(wanted, (self._most_slabs - 1) * self._batch)
+
+    def _memory_for(self, scratch: int) -> bool:
+        """Whether a request may run beside the others; one always may, whatever a slide's tiles take."""
+        return not self._under_way or self._scratch + scratch <= self._scratch_allowed
 
     def _place(self, read: _Read, row: int) -> NDArray[np.uint8]:
         """Give a tile that is at hand its row in the slab that is being filled."""
@@ -363,6 +372,7 @@ class Engine:
             self._mark_failed(read, failed)
         with self._lock:
             self._under_way -= 1
+            self._scratch -= read.source.plan.scratch_bytes
             tiles = len(read.request.rows)
             grown = self._meter.had(read.asked, tiles, len(failed), spent)
             for slab, _, _ in read.placed:
@@ -372,7 +382,8 @@ class Engine:
             self._flush()
             if grown:
                 self._add_readers()
-                self._work.notify_all()
+            if grown or 2 * read.source.plan.scratch_bytes > self._scratch_allowed:
+                self._work.notify_all()  # others may have waited for the memory it took
             if self._over():
                 self._work.notify_all()
             if not (self._queue or self._under_way):

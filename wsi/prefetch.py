@@ -10,6 +10,7 @@ that may be lost (`remote`).
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -161,6 +162,7 @@ def stream(
     close_slides: bool = False,
     processes: int = 0,
     read_timeout: float = 120.0,
+    slide_timeout: float = math.inf,
 ) -> TileStream:
     """Read the tiles of slides ahead of whoever takes them.
 
@@ -180,6 +182,8 @@ def stream(
             hangs costs the slide it was reading and no other: that slide's remaining tiles fail and say why. Slides
             that are no files are read in this process all the same.
         read_timeout: seconds after which a process has hung that has not finished a request (some megapixels).
+        slide_timeout: seconds after which a slide is given up whose requests are still not through; the time in which
+            all of them wait for room does not count. Needs processes.
 
     Returns:
         The stream; nothing is read before its first batch is asked for.
@@ -194,8 +198,8 @@ def stream(
     """
     if batch_size < 1 or probe < 1 or (workers is not None and workers < 1):
         raise ValueError(f"batch_size {batch_size}, workers {workers} and probe {probe} must be at least 1")
-    if processes < 0 or not read_timeout > 0:
-        raise ValueError(f"processes must be 0 or more, not {processes}; read_timeout above 0, not {read_timeout}")
+    if processes < 0 or not (read_timeout > 0 and slide_timeout > 0):
+        raise ValueError(f"processes must be 0 or more, not {processes}; time-outs above 0 s")
     return TileStream(
         Engine(
             sources,
@@ -207,5 +211,6 @@ def stream(
             close_slides=close_slides,
             processes=processes,
             read_timeout=read_timeout,
+            slide_timeout=slide_timeout,
         )
     )

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import pickle
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +26,7 @@ from wsi.errors import SlideError, TileReadError
 from wsi.reader_process import ReaderProcess
 from wsi.request import Place, ReadPlan, ReadRequest, StoppedError
 from wsi.ring import Ring
+from wsi.stopwatch import Stopwatch
 from wsi.thread_clock import Spent, spent_elsewhere
 from wsi.wire import Wire
 
@@ -38,10 +40,11 @@ class Readers:
     Args:
         processes: how many.
         seconds: the most that a request may take, without the time that it waits for room.
+        slide_seconds: the most that the requests of one slide may take together, likewise.
     """
 
-    def __init__(self, processes: int, seconds: float) -> None:
-        self._count, self._seconds = processes, seconds
+    def __init__(self, processes: int, seconds: float, slide_seconds: float = math.inf) -> None:
+        self._count, self._seconds, self.slide_seconds = processes, seconds, slide_seconds
         self.ring = Ring()
         self.lost = 0
         self.core = 0.0
@@ -226,6 +229,7 @@ class RemotePlan:
         self.most_rows, self.scratch_bytes = plan.most_rows, plan.scratch_bytes
         self._readers, self._name, self._plan = readers, name, plan
         self._given_up: str | None = None
+        self._watch = Stopwatch()
 
     def requests(self) -> Iterator[ReadRequest]:
         """Yield the plan's own requests."""
@@ -233,7 +237,10 @@ class RemotePlan:
 
     def read(self, request: ReadRequest, place: Place) -> Mapping[int, TileReadError]:
         """Have a request read; where the process is lost, once more in one of its own."""
-        places = _Places(self._readers.ring, request, place)
+        with self._watch.runs():
+            return self._read(request, _Places(self._readers.ring, request, place, self._watch))
+
+    def _read(self, request: ReadRequest, places: _Places) -> Mapping[int, TileReadError]:
         self._check()
         try:
             with self._readers.shared() as seat:
@@ -251,6 +258,8 @@ class RemotePlan:
         raise AssertionError
 
     def _check(self) -> None:
+        if self._given_up is None and self._watch.seconds > self._readers.slide_seconds:
+            self._given_up = f"reading its tiles takes longer than {self._readers.slide_seconds:g} s"
         if self._given_up is not None:
             raise TileReadError(
                 self._name, self._given_up, "Copy the slide again, check the storage, or leave the slide out."
@@ -260,14 +269,15 @@ class RemotePlan:
 class _Places:
     """Where the tiles of a request go: asked for once, however often it is read."""
 
-    def __init__(self, ring: Ring, request: ReadRequest, place: Place) -> None:
-        self._ring, self._request, self._place = ring, request, place
+    def __init__(self, ring: Ring, request: ReadRequest, place: Place, watch: Stopwatch) -> None:
+        self._ring, self._request, self._place, self._watch = ring, request, place, watch
         self._offsets: list[int] | None = None
         self._side = 0
 
     def given(self) -> dict[str, Any]:
         if self._offsets is None:
-            views = [self._place(row) for row in self._request.rows]
+            with self._watch.stands():  # the encoder may be slow
+                views = [self._place(row) for row in self._request.rows]
             self._offsets = [self._ring.offset_of(view) for view in views]
             self._side = len(views[0])
         return {"side": self._side, "offsets": self._offsets}

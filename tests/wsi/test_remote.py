@@ -318,6 +318,29 @@ def test_waiting_for_a_slow_consumer_is_no_hang(tmp_path):
     assert stream.record().processes_lost == 0
 
 
+def test_a_slide_whose_reads_take_too_long_in_all_is_given_up(tmp_path):
+    """No single read is late, but all of them would take 6 s; the slide after it is whole."""
+    slow, good = write_script(tmp_path / "slow", 1, always=0.1), write_script(tmp_path / "good", 2)
+    began = time.monotonic()
+    tiles, errors, record = read([slow, good], workers=1, slide_timeout=1.0)
+    assert time.monotonic() - began < 5
+    assert slides_hit(errors) == {0}
+    assert 3 <= sum(slide == 0 for slide, _ in tiles) <= 11
+    assert all("reading its tiles takes longer than 1 s" in error.what for error in errors.values())
+    assert record.processes_lost == 0
+
+
+def test_waiting_for_a_slow_consumer_is_no_slow_slide(tmp_path):
+    """Two slabs of memory: the requests wait far longer for room than they read."""
+    slide = source(write_script(tmp_path / "a"))
+    with wsi.stream([slide], processes=1, workers=2, batch_size=8, memory=1, slide_timeout=1.0) as stream:
+        next(stream)
+        time.sleep(2.0)
+        tiles, errors = within_limit(lambda: collect(stream))
+    assert not errors
+    assert len(tiles) == 64 - 8
+
+
 def test_errors_keep_their_kind_and_words(tmp_path):
     """As from a thread; kinds that only a reader knows arrive as the nearest of ours."""
     path = write_script(tmp_path / "a", **{"0,0": "damage", "64,0": "stray"})

@@ -209,6 +209,30 @@ def test_memory_is_a_hard_cap_that_is_named():
     assert len(tiles) == len(source()[1])
 
 
+def test_reads_that_take_much_memory_do_not_run_side_by_side(monkeypatch):
+    """Half of the memory is for what reads decode: of 10 MB, reads of 4 MB one by one, reads of 1 MB five at once."""
+    import wsi.plan
+
+    for each, most in ((4_000_000, 1), (1_000_000, 5)):
+        monkeypatch.setattr(
+            wsi.plan.TilePlan, "scratch_bytes", property(lambda _, each=each: each, lambda *_: None), raising=False
+        )
+        busy, seen, lock = [0], [0], threading.Lock()
+
+        def slow(*_, busy=busy, seen=seen, lock=lock):
+            with lock:
+                busy[0] += 1
+                seen[0] = max(seen[0], busy[0])
+            time.sleep(0.01)
+            with lock:
+                busy[0] -= 1
+
+        with wsi.stream([source(on_read=slow)], batch_size=4, workers=8, memory=10_000_000) as stream:
+            tiles, _, _ = within_limit(lambda stream=stream: collect(stream))
+        assert len(tiles) == len(source()[1])
+        assert seen[0] == most
+
+
 def test_slabs_are_made_once_and_used_again():
     made = []
 
