@@ -56,8 +56,10 @@ class ExtractSettings:
         workers: threads that read, 0 for as many as pay.
         processes: processes that these threads are spread over, so that a library that aborts or hangs costs a slide
             and not the run: `auto` (one, or more for many threads), or a number; 0 reads in the command's own process.
-            Slides are also opened and looked through in such a process, with `auto` from 24 slides on.
+            Slides are also hashed, opened and looked through in such a process.
         read_timeout: seconds after which a read of some megapixels counts as hung; needs processes.
+        slide_timeout: seconds after which a slide counts as hung: hashing it, opening and looking through it, and
+            reading its tiles may each take as long, without the time that it waits for the encoder; needs processes.
         memory_gb: cap on pixels under way, in GB.
         max_bad_tiles: share of unreadable tiles over which a slide fails.
         dtype: of stored features, `float16` or `float32`.
@@ -90,6 +92,7 @@ class ExtractSettings:
     workers: int = 0
     processes: str = "auto"
     read_timeout: float = 120.0
+    slide_timeout: float = 3600.0
     memory_gb: float = 2.0
     max_bad_tiles: float = 0.01
     dtype: str = "float16"
@@ -123,6 +126,7 @@ class ExtractSettings:
                 f"processes must be auto or a number from 0, not {self.processes}": self.processes == "auto"
                 or self.processes.isdecimal(),
                 f"read_timeout must be above 0 s, not {self.read_timeout}": self.read_timeout > 0,
+                f"slide_timeout must be above 0 s, not {self.slide_timeout}": self.slide_timeout > 0,
                 f"memory must be at least 0.1 GB, not {self.memory_gb}": self.memory_gb >= 0.1,
                 f"slide_mpp must be 0.02 to 10 µm per pixel, not {self.slide_mpp}": self.slide_mpp is None
                 or 0.02 <= self.slide_mpp <= 10,

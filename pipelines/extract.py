@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +26,7 @@ from .manifest import Manifest, SlideEntry
 from .outcome import Failure, Outcome
 from .preparing import Preparer
 from .progress import Progress
-from .provenance import Run, known_sha256, series_sha256
+from .provenance import Run, known_sha256
 from .records import (
     Record,
     changed_parts,
@@ -50,7 +50,6 @@ if TYPE_CHECKING:
 Batch = np.ndarray[Any, Any]
 
 _THREADS_PER_PROCESS = 16
-_MANY_SLIDES = 24
 _LOOK_EVERY = 0.5
 """Seconds between two looks at slides that other runs work on."""
 _LOOK_AT = 20
@@ -126,7 +125,9 @@ class Extraction:
         """The feature file of a slide."""
         return self.tiling.features(passport_name(self.passport), slide_id)
 
-    def pending(self, entries: Sequence[SlideEntry]) -> Iterator[tuple[SlideEntry, dict[str, Any]]]:
+    def pending(
+        self, entries: Sequence[SlideEntry], digest_of: Callable[[SlideEntry], str]
+    ) -> Iterator[tuple[SlideEntry, dict[str, Any]]]:
         """Yield the slides that are to be done, claimed, each with the parts that determine its features."""
         for entry in entries:
             if self.stopping:
@@ -136,7 +137,7 @@ class Extraction:
             if not self.claims.take(entry.slide_id):
                 self.held.append(entry)
                 continue
-            parts = self._hashed(entry)
+            parts = self._hashed(entry, digest_of)
             if parts is None:
                 continue
             record = self.finished(entry, parts)  # looked at under the claim: another run may just have finished it
@@ -152,12 +153,12 @@ class Extraction:
     def sources(self, entries: Sequence[SlideEntry]) -> Iterator[tuple[wsi.Slide, wsi.TileGrid]]:
         """Open the pending slides one after the other, for the stream; failures are kept, not raised."""
         self._works = []
-        preparer = Preparer(self.job, self.tiling, self.settings, apart=_apart(self.settings, entries))
+        preparer = Preparer(self.job, self.tiling, self.settings, apart=prepares_apart(self.settings))
         with closing(preparer):
             yield from self._sources(entries, preparer)
 
     def _sources(self, entries: Sequence[SlideEntry], preparer: Preparer) -> Iterator[tuple[wsi.Slide, wsi.TileGrid]]:
-        for entry, parts in self.pending(entries):
+        for entry, parts in self.pending(entries, preparer.digest):
             try:
                 with self.clocks["prepare"].of(1):
                     work = preparer(entry, parts)
@@ -202,13 +203,16 @@ class Extraction:
             self._skip(entry, record)
         return record is not None
 
-    def _hashed(self, entry: SlideEntry) -> dict[str, Any] | None:
+    def _hashed(self, entry: SlideEntry, digest_of: Callable[[SlideEntry], str]) -> dict[str, Any] | None:
         """Return the parts of a slide, None where it cannot be read."""
         try:
             with self.clocks["hash"].of(1):
-                digest = series_sha256(self.job, entry.slide_id, entry.files)
+                digest = digest_of(entry)
         except OSError as error:
             self._unreachable(entry, error)
+            return None
+        except wsi.SlideError as error:
+            self.fail(entry, error)
             return None
         self.hashed += size_of(entry)
         return self.parts(entry, digest)
@@ -284,7 +288,7 @@ class Extraction:
     def fail(self, entry: SlideEntry, error: wsi.SlideError) -> None:
         """Keep a failure; the other slides go on. What an earlier run made of this slide no longer counts."""
         name = entry.slide_id
-        failure = Failure(name, f"{error.slide}: {error.what}", error.mend)
+        failure = Failure.of(name, error)
         write_failure(self.job, self.output(name), self._asked.get(name), failure.cause, failure.mend)
         self.failures[name] = failure
         self.claims.release(name)
@@ -424,11 +428,9 @@ def colors_of(settings: ExtractSettings) -> dict[str, str]:
     return {} if settings.icc == "none" else {"icc": settings.icc}
 
 
-def _apart(settings: ExtractSettings, entries: Sequence[SlideEntry]) -> bool:
-    """Say whether slides are prepared in a process of their own: for a few, its start would take longer."""
-    if settings.processes == "auto":
-        return len(entries) >= _MANY_SLIDES
-    return int(settings.processes) > 0
+def prepares_apart(settings: ExtractSettings) -> bool:
+    """Say whether slides are prepared in a process of their own: from the first one on, where any process reads."""
+    return reading_processes(settings) > 0
 
 
 def reading_processes(settings: ExtractSettings) -> int:
@@ -447,6 +449,7 @@ def stream_of(sources: Iterable[tuple[wsi.Slide, wsi.TileGrid]], settings: Extra
         memory=int(settings.memory_gb * 1e9),
         processes=reading_processes(settings),
         read_timeout=settings.read_timeout,
+        slide_timeout=settings.slide_timeout,
     )
 
 

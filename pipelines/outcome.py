@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import ExitCode
 from .manifest import one_line
+
+if TYPE_CHECKING:
+    from wsi import SlideError
 
 
 @dataclass(frozen=True)
@@ -17,6 +20,12 @@ class Failure:
     slide: str
     cause: str
     mend: str
+
+    @classmethod
+    def of(cls, slide_id: str, error: SlideError) -> Failure:
+        """Return an error of a slide as people read it: printable, and no longer than 300 signs in all."""
+        name, what, mend = error.fitted()
+        return cls(slide_id, f"{name}: {what}", mend)
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,8 @@ class DicomHeader:
 def is_dicom(path: Path) -> bool:
     """Tell whether a file begins as DICOM files do: a preamble of 128 bytes, then `DICM`."""
     try:
+        if not path.is_file():  # a pipe would never answer
+            return False
         with path.open("rb") as file:
             return file.read(_PREAMBLE + 4)[_PREAMBLE:] == b"DICM"
     except OSError:

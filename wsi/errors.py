@@ -15,7 +15,9 @@ SlideError
 
 from __future__ import annotations
 
-_LONGEST_NAME = 80
+_LONGEST = 300
+"""Signs of an error as people see it: name, what was found, and the mend."""
+_LONGEST_NAME, _LONGEST_MEND = 80, 130
 COPY_AGAIN = "Copy or download the slide again."
 """What helps against bytes that no decoder takes."""
 
@@ -44,9 +46,14 @@ class SlideError(Exception):
         self.what = what.rstrip(". ")
         self.mend = mend
 
+    def fitted(self) -> tuple[str, str, str]:
+        """Return name, what and mend, printable, each cut in its middle where all three would be over 300 signs."""
+        name, mend = printable(self.slide, limit=_LONGEST_NAME), printable(self.mend, limit=_LONGEST_MEND)
+        return name, printable(self.what, limit=_LONGEST - len(f"{name}: . {mend}")), mend
+
     def __str__(self) -> str:
-        text = f"{printable(self.slide, limit=_LONGEST_NAME)}: {printable(self.what)}."
-        return f"{text} {printable(self.mend)}" if self.mend else text
+        name, what, mend = self.fitted()
+        return f"{name}: {what}. {mend}".rstrip()
 
 
 class UnreadableSlideError(SlideError):

@@ -173,20 +173,36 @@ def _last_resort(
     raise _no_reader(path, head, failures)
 
 
-def _head_of_regular_file(path: Path) -> bytes:
-    """Return the first bytes of a regular file; pipes and devices are never opened, for they may never answer."""
+def check_regular(path: Path) -> None:
+    """Refuse what is no regular file: pipes and devices are never opened, for they may never answer.
+
+    Raises:
+        UnreadableSlideError: it is none, or cannot be looked at.
+    """
     try:
         mode = os.stat(path).st_mode  # noqa: PTH116
-        if stat.S_ISDIR(mode):
-            raise UnreadableSlideError(path.name, "this is a folder, not a slide file", "Name the files in it.")
-        if not stat.S_ISREG(mode):
-            raise UnreadableSlideError(path.name, "this is no regular file (a pipe or a device)", "Name a slide file.")
+    except OSError as error:
+        raise _unopened(path, error) from error
+    if stat.S_ISDIR(mode):
+        raise UnreadableSlideError(path.name, "this is a folder, not a slide file", "Name the files in it.")
+    if not stat.S_ISREG(mode):
+        raise UnreadableSlideError(path.name, "this is no regular file (a pipe or a device)", "Name a slide file.")
+
+
+def _unopened(path: Path, error: OSError) -> UnreadableSlideError:
+    reason = error.strerror or type(error).__name__
+    mend = "Check the path." if isinstance(error, FileNotFoundError) else "Check the path and your permissions."
+    return UnreadableSlideError(path.name, f"the file cannot be opened ({reason})", mend)
+
+
+def _head_of_regular_file(path: Path) -> bytes:
+    """Return the first bytes of a regular file."""
+    check_regular(path)
+    try:
         with path.open("rb") as file:
             head = file.read(4096)
     except OSError as error:
-        reason = error.strerror or type(error).__name__
-        mend = "Check the path." if isinstance(error, FileNotFoundError) else "Check the path and your permissions."
-        raise UnreadableSlideError(path.name, f"the file cannot be opened ({reason})", mend) from error
+        raise _unopened(path, error) from error
     if not head:
         raise UnreadableSlideError(path.name, "the file is empty (0 bytes)", _COPY)
     return head
