@@ -6,9 +6,13 @@ stains of no colour; they show as thin dark lines, closed around a bubble, long 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+
+from wsi.strips import by_strips, reach_of
 
 Mask = NDArray[np.bool_]
 Picture = NDArray[np.float32]
@@ -48,24 +52,26 @@ def folds(density: Picture, mask: Mask, mpp: float) -> Mask:
     """
     if not mask.any():
         return np.zeros_like(mask)
-    total = density.sum(-1)
-    beside = _beside(density, _FOLD_UM[1] / mpp)
-    base = beside.sum(-1)
-    rise = total / np.maximum(base, 1e-3)
-    alike = _alike(density - beside, beside)
-    able = mask & (base > _SOLID) & alike & (total > _DARK * float(np.median(total[mask])))
-    core = _open(able & (rise > _DOUBLE), max(1, round(_FOLD_UM[0] / mpp)))
-    found = ndimage.binary_propagation(core, mask=able & (rise > _NEARLY))
-    return _long(np.asarray(found), mpp)
+    usual, step = _beside(density, _FOLD_UM[1] / mpp)
+    least = _DARK * float(np.median(density[mask].sum(-1)))
+
+    def work(part: Picture, on: Mask, rows: NDArray[np.int64]) -> tuple[Mask, Mask]:
+        beside = usual[rows][:, np.arange(part.shape[1]) // step]
+        total, base = part.sum(-1), beside.sum(-1)
+        rise = total / np.maximum(base, 1e-3)
+        able = on & (base > _SOLID) & _alike(part - beside, beside) & (total > least)
+        return able & (rise > _DOUBLE), able & (rise > _NEARLY)
+
+    double, nearly = by_strips(work, density, mask, np.arange(len(mask)) // step, reach=0)
+    core = _open(double, max(1, round(_FOLD_UM[0] / mpp)))
+    return _long(np.asarray(ndimage.binary_propagation(core, mask=nearly)), mpp)
 
 
-def _beside(density: Picture, radius: float) -> Picture:
-    """Return the usual density around each pixel, (h, w, 3): the median of a window that is wider than any fold."""
+def _beside(density: Picture, radius: float) -> tuple[Picture, int]:
+    """Return the usual density around pixels, the median of a window that is wider than any fold; and pixels a step."""
     step = max(1, round(radius / 2))
     size = 2 * max(1, round(1.5 * radius / step)) + 1
-    small = np.stack([ndimage.median_filter(density[::step, ::step, c], size=size) for c in range(3)], -1)
-    rows, columns = (np.arange(side) // step for side in density.shape[:2])
-    return np.asarray(small[rows][:, columns])
+    return np.stack([ndimage.median_filter(density[::step, ::step, c], size=size) for c in range(3)], -1), step
 
 
 def _alike(one: Picture, other: Picture) -> Mask:
@@ -114,9 +120,15 @@ def thin_lines(density: Picture, mpp: float) -> Mask:
     """Return thin lines that are darker than both sides in every channel, (h, w) bool."""
     size = 2 * max(1, round(_LINE_UM / 2 / mpp)) + 1
     blur = _CELL_UM / mpp
-    channels = [ndimage.gaussian_filter(density[..., c], blur) if blur > 0.5 else density[..., c] for c in range(3)]
-    above = np.min([one - ndimage.grey_opening(one, size=(size, size)) for one in channels], axis=0)
-    core, rim = above > _LINE, above > _LINE_RIM
+
+    def work(part: Picture) -> tuple[Mask, Mask]:
+        above: Any = np.inf
+        for c in range(3):
+            one = ndimage.gaussian_filter(part[..., c], blur) if blur > 0.5 else part[..., c]
+            above = np.minimum(above, one - ndimage.grey_opening(one, size=(size, size)))
+        return above > _LINE, above > _LINE_RIM
+
+    core, rim = by_strips(work, density, reach=size + reach_of(blur))
     return np.asarray(ndimage.binary_propagation(core, mask=rim, structure=np.ones((3, 3))))
 
 

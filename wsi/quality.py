@@ -117,13 +117,14 @@ def check_quality(slide: Slide, tissue: Tissue, *, settings: QualitySettings | N
     settings = settings or QualitySettings()
     mpp = mask_mpp(slide, tissue.scale)
     per_px = mpp or TissueSettings().mpp
-    density = optical_density(tissue.thumbnail, glass_of(tissue.thumbnail))
     area, pen = _with_ink(tissue, settings.bridge_um / per_px)
     if tissue.drawn:
         pen |= ink_on(tissue.thumbnail, per_px) & tissue.mask
+    density = optical_density(tissue.thumbnail, glass_of(tissue.thumbnail))
     bubbles, edges = artifacts.bubbles_and_edges(density, per_px)
-    soft = mixture(density, per_px)
     avoid = tissue.pen | pen | edges | bubbles
+    soft = mixture(density, per_px)
+    del density
     focus = measure_focus(slide, tissue, settings.patches, avoid) if tissue.mask.any() else None
     masks = {
         "pen": pen,

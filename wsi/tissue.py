@@ -10,7 +10,7 @@ import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from wsi.errors import NotBrightfieldError
 from wsi.geometry import best_level, clipped_box
 from wsi.resize import resize_area
 from wsi.slide import Slide
+from wsi.strips import by_strips, reach_of
 
 _PIECE = 1024
 """Side of what is read at once for the thumbnail, px of the level."""
@@ -230,26 +231,72 @@ def tissue_of(
     settings = settings or TissueSettings()
     check_brightfield(picture, name)
     per_px = mpp or settings.mpp
-    density = optical_density(picture, glass_of(picture))
-    blur = max(1.0, settings.mpp / per_px)
-    soft = mixture(density, per_px)
-    pen = ink(soft, _stroke(per_px))
-    stained = _stained(soft, _roughness(density, blur), settings) & ~pen
-    stained |= _grey_within(soft.sum(-1) > 3 * settings.density, stained, pen)
-    clear = _clear_glass(density.sum(-1), per_px, settings)
+    signs = _signs_of(picture, per_px, settings)
+    pen = ink_of(signs.ink, _stroke(per_px))
+    stained = _spread(signs.strong, signs.strong | signs.pale, 16) & ~pen
+    stained |= _grey_within(signs.dense, stained, pen)
+    clear = _clear_glass(signs.bare, per_px, settings)
+    del signs
     mask = _tidy(stained, pen, clear, per_px, settings, None if mpp is None else 0.0)
     return Tissue(name, mask, pen & ~mask, scale, picture, None if mask.any() else _why_none(picture, pen, stained))
 
 
+class _Signs(NamedTuple):
+    """What single pixels and their nearest neighbours say, each (h, w) bool.
+
+    Attributes:
+        strong: a stain's colour.
+        pale: beside it: what is paler, or grey and rough.
+        dense: darker than glass, whatever the colour.
+        bare: nothing but glass, hardly blurred.
+        ink: see `InkSigns`.
+    """
+
+    strong: NDArray[np.bool_]
+    pale: NDArray[np.bool_]
+    dense: NDArray[np.bool_]
+    bare: NDArray[np.bool_]
+    ink: InkSigns
+
+
+def _signs_of(picture: NDArray[np.uint8], mpp: float, settings: TissueSettings) -> _Signs:
+    """Work out the signs strip by strip: in between, a pixel takes twenty times its bytes."""
+    glass, blur = glass_of(picture), max(1.0, settings.mpp / mpp)
+    half = settings.mpp / mpp / 2
+
+    def work(part: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], ...]:
+        density = optical_density(part, glass)
+        total = density.sum(-1)
+        bare = (ndimage.gaussian_filter(total, half) if half > 0.5 else total) < _BARE * settings.density
+        rough = _roughness(total, blur)
+        soft = mixture(density, mpp)
+        strong, pale, dense = _stain_signs(soft, rough, settings)
+        return strong, pale, dense, bare, *ink_signs(soft)
+
+    strong, pale, dense, bare, *ink = by_strips(work, picture, reach=reach_of(2 * blur))
+    return _Signs(strong, pale, dense, bare, InkSigns(*ink))
+
+
 def mixture(density: NDArray[np.float32], mpp: float) -> NDArray[np.float32]:
     """Return the density (h, w, 3) blurred over 8 µm: tissue is told by its mixture, not by its cells."""
-    blur = max(1.0, TissueSettings.mpp / mpp)
-    return np.stack([ndimage.gaussian_filter(density[..., c], blur) for c in range(3)], axis=-1)
+    out = np.empty_like(density)
+    for c in range(3):
+        ndimage.gaussian_filter(density[..., c], mixture_blur(mpp), output=out[..., c])
+    return out
+
+
+def mixture_blur(mpp: float) -> float:
+    """Return the sigma of that blur, px."""
+    return max(1.0, TissueSettings.mpp / mpp)
 
 
 def ink_on(picture: NDArray[np.uint8], mpp: float) -> NDArray[np.bool_]:
     """Return where there is pen on a picture (h, w, 3) of `mpp` µm/px, (h, w) bool."""
-    return ink(mixture(optical_density(picture, glass_of(picture)), mpp), _stroke(mpp))
+    glass = glass_of(picture)
+    signs = by_strips(
+        lambda part: ink_signs(mixture(optical_density(part, glass), mpp)), picture, reach=reach_of(mixture_blur(mpp))
+    )
+    return ink_of(InkSigns(*signs), _stroke(mpp))
 
 
 def _stroke(mpp: float) -> int:
@@ -275,20 +322,33 @@ def optical_density(picture: NDArray[np.uint8], glass: NDArray[np.float64]) -> N
     levels = np.arange(256)[:, None]
     table = -np.log(np.clip(levels, _DARKEST, None) / glass)
     table = np.clip(table, 0, None).astype(np.float32)
-    return np.stack([table[picture[..., c], c] for c in range(3)], axis=-1)
+    out = np.empty(picture.shape, np.float32)
+    for c in range(3):
+        out[..., c] = table[:, c][picture[..., c]]
+    return out
 
 
-def ink(density: NDArray[np.float32], radius: int) -> NDArray[np.bool_]:
-    """Return where there is pen: green, blue, red or black, (h, w) bool.
+class InkSigns(NamedTuple):
+    """Where pixels look like pen, each (h, w) bool: strong cores of a colour, and the paler pixels they spread to."""
+
+    cool: NDArray[np.bool_]
+    pale_cool: NDArray[np.bool_]
+    red: NDArray[np.bool_]
+    pale_red: NDArray[np.bool_]
+    black: NDArray[np.bool_]
+    pale_black: NDArray[np.bool_]
+    dense: NDArray[np.bool_]
+
+
+def ink_signs(density: NDArray[np.float32]) -> InkSigns:
+    """Return which pixels look like pen: green, blue, red or black.
 
     Stains of tissue take more green than red light (eosin, most haematoxylin) or more blue (DAB). Green ink takes
     least green, blue ink hardly any blue, red ink takes green and blue alike and hardly any red; black is darker than
-    thin tissue can be. A blue counterstain comes near blue ink, but never in a wide stroke at this resolution. Each
-    colour is sought by its strong core, from which it spreads into the paler pixels beside it.
+    thin tissue can be. A blue counterstain comes near blue ink, but never in a wide stroke at this resolution.
 
     Args:
         density: optical density (h, w, 3), blurred so that single cells do not stand out.
-        radius: px; strokes are wider than twice this.
     """
     r, g, b = (density[..., c] for c in range(3))
     total = r + g + b
@@ -304,14 +364,24 @@ def ink(density: NDArray[np.float32], radius: int) -> NDArray[np.bool_]:
     red, pale_red = red | over_tissue, pale_red | (total > 2.0) & (r < 0.16 * total) & (b > 0.55 * g)
     black = (total > 6.0) & (b - r < 0.15 * total) | (total > 8.0)
     pale_black = (total > 3.6) & (b - r < 0.12 * total)
-    found = np.zeros(total.shape, bool)
+    return InkSigns(green | blue, pale_cool, red, pale_red, black, pale_black, total > 0.12)
+
+
+def ink_of(signs: InkSigns, radius: int) -> NDArray[np.bool_]:
+    """Return where there is pen, (h, w) bool: strong cores in wide strokes, and the paler pixels beside them.
+
+    Args:
+        signs: from `ink_signs`.
+        radius: px; strokes are wider than twice this.
+    """
+    found = np.zeros(signs.dense.shape, bool)
     for core, pale, width in (
-        (green | blue, pale_cool, radius),
-        (red, pale_red, radius),
-        (black, pale_black, radius - 1),
+        (signs.cool, signs.pale_cool, radius),
+        (signs.red, signs.pale_red, radius),
+        (signs.black, signs.pale_black, radius - 1),
     ):
         found |= _spread(_open(core, width), core | pale, 24 * radius)
-    return np.asarray(ndimage.binary_dilation(found, iterations=radius) & (total > 0.12) | found)
+    return np.asarray(ndimage.binary_dilation(found, iterations=radius) & signs.dense | found)
 
 
 def _spread(core: NDArray[np.bool_], pale: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
@@ -327,8 +397,10 @@ def _open(mask: NDArray[np.bool_], iterations: int) -> NDArray[np.bool_]:
     return np.asarray(ndimage.binary_propagation(seeds, mask=mask))
 
 
-def _stained(density: NDArray[np.float32], rough: NDArray[np.bool_], settings: TissueSettings) -> NDArray[np.bool_]:
-    """Return what has a stain's colour, and beside it what is paler, or grey and rough.
+def _stain_signs(
+    density: NDArray[np.float32], rough: NDArray[np.bool_], settings: TissueSettings
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return what has a stain's colour, what may lie beside it (paler, or grey and rough), and what is dense at all.
 
     Grey alone is dirt, a shadow or an edge of glass; but where brown and blue cells mix, their mean is grey too.
 
@@ -340,9 +412,10 @@ def _stained(density: NDArray[np.float32], rough: NDArray[np.bool_], settings: T
     total = density.sum(-1)
     chroma = density.max(-1) - density.min(-1)
     coloured = chroma > 0.06 * total
-    strong = coloured & (chroma > settings.chroma) & (total > 3 * settings.density)
+    dense = total > 3 * settings.density
+    strong = coloured & (chroma > settings.chroma) & dense
     pale = coloured & (chroma > settings.chroma / 2) & (total > 1.5 * settings.density)
-    return _spread(strong, strong | pale | (rough & (total > 3 * settings.density)), 16)
+    return strong, pale | (rough & dense), dense
 
 
 def _grey_within(dense: NDArray[np.bool_], stained: NDArray[np.bool_], pen: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -359,9 +432,8 @@ def _grey_within(dense: NDArray[np.bool_], stained: NDArray[np.bool_], pen: NDAr
     return np.asarray(within[labels])
 
 
-def _roughness(density: NDArray[np.float32], blur: float) -> NDArray[np.bool_]:
-    """Return where the density of neighbouring pixels differs as it does between cells, (h, w)."""
-    total = density.sum(-1)
+def _roughness(total: NDArray[np.float32], blur: float) -> NDArray[np.bool_]:
+    """Return where the density (h, w) of neighbouring pixels differs as it does between cells, (h, w)."""
     mean = ndimage.gaussian_filter(total, 2 * blur)
     variance = ndimage.gaussian_filter(total * total, 2 * blur) - mean**2
     return np.asarray(variance > (0.25 * mean) ** 2)
@@ -373,23 +445,36 @@ _NARROW_UM = 32.0
 """Glass up to twice as wide lies between cells, or in them (fat), and belongs to the tissue."""
 
 
-def _clear_glass(total: NDArray[np.float32], mpp: float, settings: TissueSettings) -> NDArray[np.bool_]:
+def _clear_glass(bare: NDArray[np.bool_], mpp: float, settings: TissueSettings) -> NDArray[np.bool_]:
     """Return where the glass is bare on more than a gap between cells: cavities, lumina, and around the tissue.
 
     Colours are told from a blurred picture, which lets tissue grow into the glass beside it; here hardly any blur.
 
     Args:
-        total: optical density, sum of the channels, (h, w), not blurred.
+        bare: where there is nothing but glass, (h, w).
         mpp: µm per px.
         settings: the thresholds.
     """
-    half = settings.mpp / mpp / 2
-    bare = (ndimage.gaussian_filter(total, half) if half > 0.5 else total) < _BARE * settings.density
     radius = max(1.0, _NARROW_UM / mpp)
     pad = math.ceil(radius) + 1
-    core = ndimage.distance_transform_edt(np.pad(bare, pad, mode="edge")) > radius
-    wide = (ndimage.distance_transform_edt(~core) <= radius)[pad:-pad, pad:-pad] if core.any() else np.zeros_like(bare)
-    return _drop_small(np.asarray(wide), settings.min_hole_um2 / mpp**2)
+    # Strips with fewer rows around them than the radius would take their own ends for the picture's.
+    (core,) = by_strips(lambda part: (_deeper(part, radius),), np.pad(bare, pad, mode="edge"), reach=pad)
+    if not core.any():
+        return np.zeros_like(bare)
+    (wide,) = by_strips(lambda part: (_within(part, radius),), core, reach=pad)
+    return _drop_small(wide[pad:-pad, pad:-pad], settings.min_hole_um2 / mpp**2)
+
+
+def _deeper(bare: NDArray[np.bool_], radius: float) -> NDArray[np.bool_]:
+    """Return what lies farther than `radius` px from what is False."""
+    return bare if bare.all() else np.asarray(ndimage.distance_transform_edt(bare) > radius)
+
+
+def _within(core: NDArray[np.bool_], radius: float) -> NDArray[np.bool_]:
+    """Return what lies no farther than `radius` px from what is True."""
+    if not core.any():
+        return np.zeros_like(core)
+    return np.asarray(ndimage.distance_transform_edt(~core) <= radius)
 
 
 def _tidy(
