@@ -53,7 +53,7 @@ def folds(density: Picture, mask: Mask, mpp: float) -> Mask:
     if not mask.any():
         return np.zeros_like(mask)
     usual, step = _beside(density, _FOLD_UM[1] / mpp)
-    least = _DARK * float(np.median(density[mask].sum(-1)))
+    least = _DARK * float(np.median(density.sum(-1)[mask]))
 
     def work(part: Picture, on: Mask, rows: NDArray[np.int64]) -> tuple[Mask, Mask]:
         beside = usual[rows][:, np.arange(part.shape[1]) // step]
@@ -82,6 +82,8 @@ def _alike(one: Picture, other: Picture) -> Mask:
 
 def _long(found: Mask, mpp: float) -> Mask:
     """Keep pieces that are long and not wide; gaps inside them count as theirs."""
+    if not found.any():
+        return found
     gap = max(1, round(_FOLD_UM[0] / mpp))
     whole = ndimage.binary_closing(np.pad(found, gap + 1), np.ones((3, 3)), iterations=gap)
     labels, count = ndimage.label(whole[gap + 1 : -gap - 1, gap + 1 : -gap - 1], np.ones((3, 3)))
