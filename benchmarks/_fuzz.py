@@ -15,6 +15,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+import wsi.plan
+import wsi.readers.openslide
+import wsi.readers.tiff
+import wsi.readers.tiffslide
+import wsi.tissue
+
 _OFTEN = (0, 1, 2, 3, 7, 8, 255, 256, 65535, 2**16, 2**20, 2**31 - 1, 2**31, 2**32 - 1)
 
 
@@ -144,10 +150,6 @@ def look(item: Item) -> tuple[str, str]:
 
 def used(path: Path, *, tissue: bool) -> tuple[str, str]:
     """Open a slide, read its thumbnail and its tiles; see `look`."""
-    import wsi
-    from wsi.plan import read_plan
-    from wsi.tissue import TissueSettings, thumbnail
-
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the libraries; they have said enough when they raise
@@ -157,8 +159,8 @@ def used(path: Path, *, tissue: bool) -> tuple[str, str]:
                 if tissue:
                     grid = wsi.tile_grid(slide, wsi.find_tissue(slide), spec, allow_upsampling=True)
                 else:
-                    thumbnail(slide, TissueSettings())
-                failed = _read_all(read_plan(slide, grid))
+                    wsi.tissue.thumbnail(slide, wsi.TissueSettings())
+                failed = _read_all(wsi.plan.read_plan(slide, grid))
     except wsi.SlideError as error:
         text = str(error)
         good = len(text) <= 300 and text.isprintable()
@@ -170,8 +172,6 @@ def used(path: Path, *, tissue: bool) -> tuple[str, str]:
 
 def _read_all(plan: Any, most: int = 64) -> str:
     """Read the tiles of a plan; return the words of the last that failed."""
-    import wsi
-
     said = ""
     for number, request in enumerate(plan.requests()):
         if number >= most:
@@ -188,8 +188,6 @@ def _read_all(plan: Any, most: int = 64) -> str:
 
 def whole(path: Path) -> Any:
     """Return all pixels of a slide's level 0, or the words of the error."""
-    import wsi
-
     try:
         with wsi.open_slide(path, slide_mpp=0.5) as slide:
             return slide.read(0, 0, *slide.size)

@@ -27,6 +27,9 @@ Value = TypeVar("Value")
 
 _GRACE = 10
 """Seconds after which a process ends itself where nobody is left to end it."""
+_BEGIN_SECONDS = 120.0
+"""The most that a process may take to start and to load what it is to work with: no part of an item's time."""
+_BEGUN = b"!"
 _SERVE = "import sys; from pipelines.losable import serve; serve(*map(int, sys.argv[1:]))"
 _MORE = object()
 
@@ -70,7 +73,7 @@ def each(
         function: importable by its module and name; so are items and results what `pickle` takes.
         items: what the function is called with.
         workers: processes at once.
-        seconds: the time limit of an item, or a function that says it.
+        seconds: the time limit of an item, or a function that says it; the start of a process does not count.
         memory: bytes of data a process may hold, None for as many as there are.
 
     Yields:
@@ -101,10 +104,13 @@ def each(
 
 def _ready(busy: list[_Worker[Item, Value]]) -> list[_Worker[Item, Value]]:
     """Wait until some have answered, died or run out of time."""
-    first = min(worker.deadline for worker in busy)
-    spoken = wait([worker.pipe for worker in busy], max(0.0, first - time.monotonic()))
-    now = time.monotonic()
-    return [worker for worker in busy if worker.pipe in spoken or now >= worker.deadline]
+    while True:
+        first = min(worker.deadline for worker in busy)
+        spoken = wait([worker.pipe for worker in busy], max(0.0, first - time.monotonic()))
+        now = time.monotonic()
+        ready = [w for w in busy if (w.pipe in spoken and not w.only_begins()) or now >= w.deadline]
+        if ready:
+            return ready
 
 
 class _Worker(Generic[Item, Value]):
@@ -122,7 +128,7 @@ class _Worker(Generic[Item, Value]):
         return not self.pipe.closed
 
     def give(self, function: Callable[[Item], Value], item: Item, seconds: float) -> None:
-        self.item, self._seconds = item, seconds
+        self.item, self._seconds, self._begun = item, seconds, False
         message = pickle.dumps((function, item, seconds))
         try:
             self._send(message)
@@ -131,6 +137,18 @@ class _Worker(Generic[Item, Value]):
             self._begin()
             with contextlib.suppress(OSError):  # what it died of is read by `answer`
                 self._send(message)
+
+    def only_begins(self) -> bool:
+        """Tell whether all it says is that it begins with the item: its time counts from there."""
+        if self._begun:
+            return False
+        self._begun = True
+        try:
+            begins = self.pipe.recv_bytes() == _BEGUN
+        except (EOFError, OSError):  # it died, of what `answer` tells
+            return False
+        self.deadline = time.monotonic() + self._seconds
+        return begins
 
     def answer(self) -> Done[Value] | Lost:
         """Return the answer where there is one; else end the process and say why there is none."""
@@ -177,7 +195,7 @@ class _Worker(Generic[Item, Value]):
 
     def _send(self, message: bytes) -> None:
         self._said.truncate(0)
-        self.deadline = time.monotonic() + self._seconds
+        self.deadline = time.monotonic() + max(self._seconds, _BEGIN_SECONDS)
         self.pipe.send_bytes(message)
 
     def _last_words(self) -> str:
@@ -210,12 +228,15 @@ def serve(descriptor: int, memory: int) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (memory, resource.getrlimit(resource.RLIMIT_DATA)[1]))
     with Connection(descriptor) as pipe, contextlib.suppress(EOFError, BrokenPipeError):
         while True:
-            pipe.send_bytes(_work(pipe.recv_bytes()))
+            pipe.send_bytes(_work(pipe.recv_bytes(), pipe))
 
 
-def _work(message: bytes) -> bytes:
+def _work(message: bytes, pipe: Connection) -> bytes:
     try:
-        function, item, seconds = pickle.loads(message)  # noqa: S301 - from the parent
+        try:
+            function, item, seconds = pickle.loads(message)  # noqa: S301 - from the parent
+        finally:
+            pipe.send_bytes(_BEGUN)
         signal.alarm(math.ceil(seconds) + _GRACE)
         return pickle.dumps(Done(function(item)))
     except Exception as error:

@@ -35,6 +35,7 @@ def test_a_quick_round_ends_with_the_summary(script):
     assert all(sign in (">=", "<=") for sign, _ in summary["goals"].values())
     if script == "stress_kills.py":
         assert summary["figures"]["kills"] >= 3
+    if script.startswith("stress_"):
         assert summary["short"] == [], summary
     if script == "read_tiles.py":
         asked = {"half224", "half256", "half512", "native224", "native256"}
