@@ -55,6 +55,7 @@ class Preparer:
             wsi.SlideError: it is no regular file, or reading it takes too long.
             OSError: it cannot be read.
         """
+        entry.path.stat()  # what is not there just now has not failed for good
         check_regular(entry.path)
         known = known_sha256(self._job, entry.slide_id, entry.files)
         if known is not None:

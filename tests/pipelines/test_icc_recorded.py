@@ -31,7 +31,7 @@ class MeanColor:
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(stages, "_encoder", lambda settings, offline: MeanColor())
+    monkeypatch.setattr(stages, "encoders_of", lambda settings, *, offline=False: [MeanColor()])
     shades = np.random.default_rng(0).integers(90, 200, (8, 8, 3)) * np.array([1.0, 0.6, 0.9])
     image = np.kron(shades, np.ones((64, 64, 1))).astype(np.uint8)
     (tmp_path / "slides").mkdir()
