@@ -129,6 +129,14 @@ def length_text(um: float) -> str:
     return f"{um / 1000:g} mm" if um >= 1000 else f"{um:g} µm"
 
 
+def scale_bar(pen: ImageDraw.ImageDraw, end: tuple[float, float], um_per_px: float, longest_px: float) -> None:
+    """Draw a bar of a round physical length that ends at `end` (x, y), its length in words before it."""
+    um = nice_length(longest_px * um_per_px)
+    begin = end[0] - um / um_per_px
+    pen.rectangle((begin, end[1] - 4, end[0] - 1, end[1]), fill=INK)
+    pen.text((begin - 8, end[1] - 2), length_text(um), fill=INK, font=font(13), anchor="rm")
+
+
 def jpeg(image: Image.Image, quality: int = 85) -> bytes:
     """Return JPEG bytes, the same for the same picture."""
     out = io.BytesIO()

@@ -1,8 +1,7 @@
-"""Where a model looks on each slide: picture, raw scores, QuPath objects, top tiles."""
+"""Why a model says what it says, slide by slide: values of several methods, pictures, and data for other programs."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,23 +11,40 @@ from numpy.typing import NDArray
 
 import mil
 import wsi
+from mil.explain import METHODS, explanation
 
-from . import heatmap
-from .errors import CheckFailedError, JobError, NoAttentionError, UsageError
+from .explainable import Means, check_prediction, target_of
 from .feature_sets import FeatureSet, bag_of
-from .features import FeatureFile, bounds_of
-from .files import write_bytes
+from .features import FeatureFile
+from .heatmap_files import Drawing, picture_path, write_drawing
 from .jobfolder import JobFolder
 from .manifest import SlideEntry
+from .outcome import Failure
 from .predictions import NamedModel, read_predictions
 from .progress import Progress
-from .records import current, finish, forget
+from .records import Record, current, read_record
+from .reread import SlideTiles
+from .score_files import read_scores
 
-METHODS = ("attention",)
-_TOP = 8
-_COLORS = (-6.0, 6.0)
-"""Ends of the color scale, log2 of attention over that of the average tile; values beyond take the end's color."""
-_SAME_PROBABILITY = 1e-4
+FORMAT = 2
+"""Raised when what lies in a drawn slide's files changes: they are then drawn again."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is asked of each slide.
+
+    Attributes:
+        methods: names, in the order of `METHODS`.
+        target: name of the class, None for the positive or predicted one.
+        scale: how attention is shown: `log-ratio`, `rank` or `raw`.
+        zarr: write an OME-Zarr, too.
+    """
+
+    methods: tuple[str, ...]
+    target: str | None = None
+    scale: str = "log-ratio"
+    zarr: bool = False
 
 
 @dataclass
@@ -38,13 +54,17 @@ class Heatmaps:
     Attributes:
         drawn: slides drawn by this run.
         skipped: slides that were drawn already, from the same features and model.
+        failed: slides that could not be explained.
         without_tiles: slide → why its top tiles could not be read.
+        facts: slide → method → what it said of itself.
         warnings: what the user should know.
     """
 
     drawn: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+    failed: list[Failure] = field(default_factory=list)
     without_tiles: dict[str, str] = field(default_factory=dict)
+    facts: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
 
@@ -53,169 +73,127 @@ def draw_heatmaps(
     named: NamedModel,
     features: FeatureSet,
     slides: Sequence[SlideEntry],
-    method: str,
+    wish: Wish,
+    means: Means,
     progress: Progress,
     *,
     force: bool = False,
 ) -> Heatmaps:
-    """Draw the heatmap of each slide that has tiles.
+    """Explain and draw each slide that has tiles. Methods that were drawn before stay beside the new ones.
 
     Raises:
-        UsageError: there is no such method.
-        NoAttentionError: the head weighs all tiles alike.
         CheckFailedError: the model does not say here what it said when it predicted.
     """
-    if method not in METHODS:
-        raise UsageError(f"--method {method}: there is {', '.join(METHODS)}.")
-    if not named.model.head.contract.attention:
-        raise NoAttentionError(
-            f"no heatmaps: the head {named.model.head.name} of model {named.name} weighs all tiles alike. Train one "
-            "with attention, e.g. `slidemil train JOB -l labels.csv --head gated-abmil`."
-        )
     result = Heatmaps()
     stored = {row["slide_id"]: row for row in read_predictions(job, named.name, named.sha256)}
     mine = [entry for entry in slides if entry.slide_id in features and features.n_tiles(entry.slide_id)]
     progress.total(len(mine))
     for entry in mine:
-        name = entry.slide_id
-        parts = {"model": named.sha256, "features": features.digest(name), "method": method}
-        if not force and _is_drawn(job, named, entry, parts):
-            result.skipped.append(name)
-        else:
-            file = features.read(name)
-            bag = bag_of(file)
-            chances = mil.predict(named.model, bag)[0].probabilities
-            _check_prediction(named, name, chances, stored.get(name))
-            values = mil.explain(method, named.model.head, bag, _target(named, chances))
-            _write(job, named, file, entry, method, np.asarray(values, np.float32), result, parts)
-            result.drawn.append(name)
+        try:
+            _draw_one(job, named, features, entry, wish, means, stored.get(entry.slide_id), result, force=force)
+        except wsi.SlideError as error:
+            result.failed.append(Failure(entry.slide_id, error.what, _MOVED))
         progress.advance(1)
+    _tell(result)
+    return result
+
+
+_MOVED = "Put the slide where manifest.csv says it lies, and run this again."
+
+
+def _draw_one(
+    job: JobFolder,
+    named: NamedModel,
+    features: FeatureSet,
+    entry: SlideEntry,
+    wish: Wish,
+    means: Means,
+    stored: Mapping[str, Any] | None,
+    result: Heatmaps,
+    *,
+    force: bool,
+) -> None:
+    name = entry.slide_id
+    base = {"model": named.sha256, "features": features.digest(name), "format": FORMAT}
+    known, facts = ({}, {}) if force else _known(job, named, name, base)
+    asked = {"target": wish.target, "scale": wish.scale, "zarr": wish.zarr}
+    picture = picture_path(job, named, name)
+    methods = [method for method in METHODS if method in {*wish.methods, *known}]
+    record = None if force else current(job, picture, base | asked | {"methods": methods})
+    if record is not None and (record.facts.get("top") or not entry.path.exists()):
+        check_prediction(named, name, record.facts["p"], stored)
+        result.skipped.append(name)
+        result.facts[name] = facts
+        return
+    file = features.read(name)
+    bag = bag_of(file)
+    prediction = mil.predict(named.model, bag)[0]
+    chances = [float(value) for value in prediction.probabilities]
+    check_prediction(named, name, chances, stored)
+    target = target_of(named, wish.target, prediction.probabilities)
+    if any(found.get("target") != named.model.classes[target] for found in facts.values()):
+        known, facts = {}, {}  # drawn for another class
+    for method in wish.methods:
+        if method not in known:
+            known[method], facts[method] = _explained(method, named, bag, target, means, entry, file)
+    drawing = Drawing(
+        entry, file, named, target, _in_order(known), _in_order(facts), prediction.logits, wish.scale, wish.zarr
+    )
+    parts = base | asked | {"methods": list(drawing.values)}
+    top = write_drawing(job, drawing, means, parts, {"p": chances})
+    if top is not None:
+        result.without_tiles[name] = top
+    result.drawn.append(name)
+    result.facts[name] = facts
+
+
+def _known(
+    job: JobFolder, named: NamedModel, name: str, base: Mapping[str, Any]
+) -> tuple[dict[str, NDArray[np.float32]], dict[str, dict[str, Any]]]:
+    """Return the values that an earlier run left of the same features and model."""
+    record: Record | None = read_record(job, picture_path(job, named, name))
+    if record is None or any(record.parts.get(key) != value for key, value in base.items()):
+        return {}, {}
+    values, facts = read_scores(job.heatmaps(named.name) / f"{name}.scores.h5")
+    known = {method: found for method, found in values.items() if method in METHODS}
+    return known, {method: facts[method] for method in known}
+
+
+def _explained(
+    method: str,
+    named: NamedModel,
+    bag: mil.Bag,
+    target: int,
+    means: Means,
+    entry: SlideEntry,
+    file: FeatureFile,
+) -> tuple[NDArray[np.float32], dict[str, Any]]:
+    tiles = SlideTiles(entry, file) if METHODS[method].pixels else None
+    found = explanation(method, named.model.head, bag, target, encoder=means.encoder, tiles=tiles)
+    return found.values, {**found.facts, "target": named.model.classes[target], "unit": METHODS[method].unit}
+
+
+def _in_order(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {method: values[method] for method in METHODS if method in values}
+
+
+def _tell(result: Heatmaps) -> None:
     if result.without_tiles:
         names = list(result.without_tiles)
         result.warnings.append(
             f"no top tiles for {len(names)} slides, e.g. {names[0]}: {result.without_tiles[names[0]]}. "
             "Put the slides where manifest.csv says they lie, and run this again."
         )
-    return result
+    loose = [
+        (name, found["integrated_gradients"]["completeness_error"])
+        for name, found in result.facts.items()
+        if "integrated_gradients" in found and found["integrated_gradients"]["completeness_error"] > _COMPLETE
+    ]
+    if loose:
+        name, error = max(loose, key=lambda one: one[1])
+        result.warnings.append(
+            f"integrated gradients of {len(loose)} slides do not quite sum up (most on {name}: {error:.2g})"
+        )
 
 
-def _is_drawn(job: JobFolder, named: NamedModel, entry: SlideEntry, parts: Mapping[str, Any]) -> bool:
-    """Tell whether a heatmap is there; one without top tiles is drawn again when the slide is back."""
-    record = current(job, job.heatmaps(named.name) / f"{entry.slide_id}.png", parts)
-    return record is not None and (bool(record.facts.get("top")) or not entry.path.exists())
-
-
-def _target(named: NamedModel, chances: NDArray[Any]) -> int:
-    """Return the class a heatmap is drawn for: in a two-class task the positive one, else the predicted one."""
-    if len(named.model.classes) == 2:
-        return 1
-    return int(np.argmax(chances))
-
-
-def _check_prediction(
-    named: NamedModel, slide_id: str, chances: NDArray[Any], stored: Mapping[str, Any] | None
-) -> None:
-    if stored is None:
-        return
-    for name, value in zip(named.model.classes, chances, strict=True):
-        kept = stored.get(f"p_{name}")
-        if kept and abs(float(kept) - float(value)) > _SAME_PROBABILITY:
-            raise CheckFailedError(
-                f"{slide_id}: the model gives p_{name} = {value:.4f}, its stored prediction says {float(kept):.4f}. "
-                "Predict anew: slidemil predict JOB --model " + named.name
-            )
-
-
-def _write(
-    job: JobFolder,
-    named: NamedModel,
-    file: FeatureFile,
-    entry: SlideEntry,
-    method: str,
-    values: NDArray[np.float32],
-    result: Heatmaps,
-    parts: Mapping[str, Any],
-) -> None:
-    name, folder = entry.slide_id, job.heatmaps(named.name)
-    coords = {key: value for key, value in file.attributes.items() if key not in ("encoder_passport", "stain_params")}
-    box = bounds_of(file.attributes)
-    files = {
-        folder / f"{name}.scores.h5": heatmap.scores_h5(file.xy, coords, {method: values}),
-        folder / f"{name}.geojson.gz": heatmap.geojson_gz(
-            name, file.xy, file.footprint, {method: values}, bounds=box, slide_size=file.slide_size
-        ),
-    }
-    top = _top_tiles(entry, file, values, result)
-    if top is not None:
-        files[folder / "top" / f"{name}.jpg"] = top
-    forget(job, folder / f"{name}.png")  # until all are there, none counts
-    for path, data in files.items():
-        write_bytes(path, data)
-    picture = _picture(job, named, file, name, values)
-    finish(job, folder / f"{name}.png", picture, parts, {"top": top is not None}, companions=files)
-
-
-def _picture(job: JobFolder, named: NamedModel, file: FeatureFile, name: str, values: NDArray[np.float32]) -> bytes:
-    from PIL import Image
-
-    try:
-        with Image.open(job.thumbnail(name)) as image:
-            thumbnail = np.asarray(image.convert("RGB"))
-    except OSError as error:
-        path = job.thumbnail(name)
-        raise JobError(f"{path}: the slide's picture is missing. `slidemil extract` makes it again.") from error
-    low, high = _COLORS
-    ratio = np.log2(np.clip(values * len(values), 2.0**low, 2.0**high))
-    return heatmap.draw(
-        thumbnail,
-        file.slide_size,
-        (float(file.attributes["mpp_x"]), float(file.attributes["mpp_y"])),
-        file.xy,
-        file.footprint,
-        ratio.astype(np.float32),
-        title=f"{name} · {named.name}",
-        unit="log2 (attention × number of tiles)",
-        normalization="0 = as much attention as the average tile of this slide; the same colors on every slide",
-        limits=_COLORS,
-        outline=_outline(job, name),
-    )
-
-
-def _outline(job: JobFolder, name: str) -> list[Any]:
-    from shapely.geometry import shape
-
-    path = job.contour_geojson(name)
-    if not path.is_file():
-        return []
-    return [shape(item["geometry"]) for item in json.loads(path.read_text(encoding="utf-8"))["features"]]
-
-
-def _top_tiles(entry: SlideEntry, file: FeatureFile, values: NDArray[np.float32], result: Heatmaps) -> bytes | None:
-    """Read the tiles with the highest values from the slide, where it still lies there."""
-    order = np.argsort(-values, kind="stable")[:_TOP]
-    try:
-        tiles = read_tiles(entry, file, file.xy[order])
-    except wsi.SlideError as error:
-        result.without_tiles[entry.slide_id] = error.what
-        return None
-    return heatmap.top_tiles_jpeg(tiles, file.xy[order], values[order])
-
-
-def read_tiles(entry: SlideEntry, file: FeatureFile, xy: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Read some tiles of a feature file from its slide again, (n, S, S, 3).
-
-    Raises:
-        wsi.SlideError: the slide is gone or unreadable.
-    """
-    a = file.attributes
-    mpp, source = float(a["mpp_x"]), str(a["mpp_source"])
-    given: dict[str, Any] = {"manifest": {"manifest_mpp": mpp}, "--slide-mpp": {"slide_mpp": mpp}}.get(source, {})
-    spec = wsi.TileSpec(size=int(a["patch_size"]), mpp=float(a["tile_mpp"]), overlap=int(a["overlap"]))
-    with wsi.open_slide(entry.path, icc=str(file.passport.get("icc", "none")), **given) as slide:
-        grid = wsi.tile_grid(slide, None, spec, allow_upsampling=True)
-        row_of = {(int(x), int(y)): row for row, (x, y) in enumerate(grid.xy)}
-        missing = [(int(x), int(y)) for x, y in xy if (int(x), int(y)) not in row_of]
-        if missing:
-            what = f"it has no tile at {missing[0]}: this is another slide than the one encoded"
-            raise wsi.SlideError(slide.name, what)
-        return np.stack([wsi.read_tile(slide, grid, row_of[int(x), int(y)]) for x, y in xy])
+_COMPLETE = 2e-4

@@ -13,6 +13,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -50,6 +51,27 @@ def write_bytes(path: Path, data: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise EnvironmentFault(explain(error, path, len(data))) from error
+
+
+def write_tree(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write a folder of small files so that `folder` holds all of them and nothing older, or does not exist.
+
+    Raises:
+        EnvironmentFault: as `write_bytes`.
+    """
+    temporary, old = temporary_name(folder), temporary_name(folder)
+    try:
+        for name, data in files.items():
+            write_bytes(temporary / name, data)
+        with contextlib.suppress(FileNotFoundError):
+            folder.rename(old)
+        temporary.rename(folder)
+        sync_folder(folder.parent)
+    except OSError as error:
+        raise EnvironmentFault(explain(error, folder, sum(map(len, files.values())))) from error
+    finally:
+        for left in (temporary, old):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def temporary_name(path: Path) -> Path:

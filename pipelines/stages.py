@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import pseudonyms, shards
 from . import tables_of_job as tables
+from .alone import alone
 from .claims import Claims
 from .config import ExtractSettings, LearnSettings, Settings, as_yaml
-from .console import exit_code_of, warn
+from .console import exit_code_of
 from .encoding import devices_of, encoders_of, settled
 from .errors import ExitCode, NoAttentionError, UsageError
 from .files import sweep_leftovers
 from .forecast import gone
+from .heatmap_stage import heatmap
 from .helpers import arguments_of, helping
 from .jobfolder import JobFolder, Tiling, tiling_name
 from .labels import Labels, read_labels
-from .manifest import Manifest, SlideEntry, Sources, find_slides, safe_name
+from .manifest import Manifest, Sources, find_slides, safe_name
 from .outcome import Outcome, Said
 from .progress import progress
 from .provenance import Run
@@ -174,7 +175,7 @@ def predict(out: Path, model: str, *, features: str | None = None) -> Said:
     predictions.check_fits(named, loaded)
     before = {row["slide_id"]: row for row in predictions.read_predictions(job, named.name, named.sha256)}
     told = {"model": named.name, "model_sha256": named.sha256, "features": folder}
-    with Run(job, "predict", told) as run, _alone(job, "predictions", named.name):
+    with Run(job, "predict", told) as run, alone(job, "predictions", named.name):
         labels = _column(before, "label")
         rows, fresh = predictions.predict(run.job, named, loaded, manifest.entries, labels=labels)
     where = job.predictions(named.name) / "slides.csv"
@@ -188,55 +189,6 @@ def predict(out: Path, model: str, *, features: str | None = None) -> Said:
             "new": fresh,
             "outputs": [_in(job, where)],
             "warnings": list(loaded.notes),
-        },
-    )
-
-
-def heatmap(
-    out: Path,
-    model: str,
-    *,
-    method: str = "attention",
-    slides: Sequence[str] = (),
-    features: str | None = None,
-    limit: int | None = None,
-    force: bool = False,
-    quiet: bool = False,
-) -> Said:
-    """Model and features → pictures and data of where the model looks.
-
-    Raises:
-        UsageError: there is no such method or slide.
-    """
-    from . import predictions
-    from .explaining import draw_heatmaps
-    from .feature_sets import choose_folder, load_features
-
-    job = JobFolder(out)
-    entries = _chosen(tables.read_manifest(job).entries, slides)[:limit]
-    named = predictions.find_model(job, model)
-    folder = choose_folder(job, features, named.model.config.get("encoder"))
-    loaded = load_features(job, folder, [entry.slide_id for entry in entries])
-    predictions.check_fits(named, loaded)
-    told = {"model": named.name, "model_sha256": named.sha256, "features": folder, "method": method}
-    with (
-        Run(job, "heatmap", told) as run,
-        _alone(job, "heatmaps", named.name),
-        progress("heatmaps", "slides", quiet=quiet) as bar,
-    ):
-        done = draw_heatmaps(run.job, named, loaded, entries, method, bar, force=force)
-    where = job.heatmaps(named.name)
-    lines = [f"{len(done.drawn)} heatmaps drawn, {len(done.skipped)} were there already → {where}"]
-    return Said(
-        (*lines, *done.warnings),
-        {
-            "status": "done",
-            "model": named.name,
-            "method": method,
-            "drawn": len(done.drawn),
-            "skipped": len(done.skipped),
-            "outputs": [_in(job, where / f"{name}.png") for name in done.drawn],
-            "warnings": done.warnings,
         },
     )
 
@@ -462,24 +414,14 @@ def _learn(
     name = safe_name(name or settings.head)
     run = Run(job, "train", {"model": name, "features": folder, **dataclasses.asdict(settings)}, list(labels.notes))
     with run:
-        with _alone(job, "models", name), progress("training", "epochs", quiet=quiet) as bar:
+        with alone(job, "models", name), progress("training", "epochs", quiet=quiet) as bar:
             sides, fresh = learn.train(run.job, name, loaded, labels, settings, bar, force=force)
         named: NamedModel = predictions.find_model(job, name)
         manifest = tables.keep_cases(run.job, manifest, labels.case)
-        with _alone(job, "predictions", name):
+        with alone(job, "predictions", name):
             predictions.predict(run.job, named, loaded, manifest.entries, labels=labels.label)
         run.finish("done", trained=fresh)
     return _learned(job, named, sides, fresh, (*labels.notes, *loaded.notes))
-
-
-@contextmanager
-def _alone(job: JobFolder, kind: str, name: str) -> Iterator[None]:
-    """Make something that another run may be making, too: the second waits, and then finds it there."""
-    with (
-        Claims(job, kind) as claims,
-        claims.hold(name, waiting=lambda other: warn(f"{kind}/{name}: {other.who} is making it; waiting")),
-    ):
-        yield
 
 
 def _learned(job: JobFolder, named: NamedModel, sides: Sides, fresh: bool, notes: Sequence[str]) -> Said:
@@ -532,14 +474,6 @@ def _whole(outcome: Outcome, steps: Sequence[Said], *, trained: bool) -> Outcome
         text=(*outcome.text, *lines),
         more=more,
     )
-
-
-def _chosen(entries: Sequence[SlideEntry], wanted: Sequence[str]) -> Sequence[SlideEntry]:
-    known = {entry.slide_id: entry for entry in entries}
-    strangers = [name for name in wanted if name not in known]
-    if strangers:
-        raise UsageError(f"--slide {strangers[0]}: no such slide; the job has {', '.join(list(known)[:5])} …")
-    return [known[name] for name in wanted] if wanted else list(entries)
 
 
 def _column(rows: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, str]:

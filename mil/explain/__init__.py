@@ -24,7 +24,16 @@ from .result import Explanation, Reach, Run
 from .rollout import head_rollout
 from .smoothgrad import smoothgrad
 
-__all__ = ["METHODS", "Explanation", "Method", "NotDifferentiableError", "explain", "explanation", "methods_of"]
+__all__ = [
+    "METHODS",
+    "Explanation",
+    "Method",
+    "NotDifferentiableError",
+    "Reach",
+    "explain",
+    "explanation",
+    "methods_of",
+]
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mil.errors import MilError
+
+MOST_TILES = 32
 
 
 class NotDifferentiableError(MilError):
@@ -23,15 +26,17 @@ class Backbone:
 
     Attributes:
         module: the network, tiles (B, 3, S, S) → features (B, D).
-        prepare: RGB (B, S, S, 3) uint8 tensor → the network's input.
-        batch_size: tiles in one pass; the last one is filled up, as the encoder does, so that features are the same.
-        device: where it computes.
+        layer: the last of its layers whose output still has places, and reaches the features.
+        prefix_tokens: tokens before those of the patches, where the layer gives tokens.
+        prepare: RGB (B, S, S, 3) uint8 → the network's input.
+        batch_size: tiles in one pass; the last one is filled up, as the encoder does.
     """
 
     module: nn.Module
-    prepare: Any
-    batch_size: int
-    device: str
+    layer: nn.Module
+    prefix_tokens: int
+    prepare: Callable[[NDArray[np.uint8]], Tensor]
+    batch_size: int = MOST_TILES
 
     @classmethod
     def of(cls, encoder: Any) -> Backbone:
@@ -40,77 +45,58 @@ class Backbone:
         Raises:
             NotDifferentiableError: there is none.
         """
-        module, prepare = getattr(encoder, "model", None), getattr(encoder, "preprocessing", None)
-        if not isinstance(module, nn.Module) or prepare is None:
+        module = getattr(encoder, "module", None)
+        if not isinstance(module, nn.Module):
             name = getattr(encoder, "id", "none was given")
             raise NotDifferentiableError(
                 f"the encoder ({name}) is no network that can be differentiated: no method that reaches pixels works "
                 "with it. Extract with a network, e.g. --encoder resnet18 --weights FILE, or take a method that stays "
                 "with the features: lrp, perturbation, integrated_gradients."
             )
-        return cls(module, prepare, int(getattr(encoder, "batch_size", 32)), str(encoder.device))
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Features of prepared tiles."""
-        out: Tensor = self.module(x)
-        return out
-
-    def prepared(self, pixels: NDArray[np.uint8]) -> Tensor:
-        """Prepare tiles (B, S, S, 3) uint8."""
-        x: Tensor = self.prepare(torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device))
-        return x
+        tiles = min(int(getattr(encoder, "batch_size", 0)) or MOST_TILES, MOST_TILES)
+        return cls(module, encoder.feature_layer, int(encoder.prefix_tokens), encoder.prepare, tiles)
 
     @property
     def is_vit(self) -> bool:
-        """Whether the network works on tokens."""
-        return hasattr(self.module, "blocks") and hasattr(self.module, "num_prefix_tokens")
-
-    @property
-    def token_grid(self) -> tuple[int, int]:
-        """Rows and columns of the patch tokens."""
-        model: Any = self.module
-        rows, columns = model.patch_embed.grid_size
-        return int(rows), int(columns)
+        """Whether the network works on tokens, and its blocks have attention."""
+        return all(hasattr(block, "attn") for block in getattr(self.module, "blocks", [None]))
 
     def split_at_maps(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return feature maps (B, C, h, w), a leaf of the graph, and the features (B, D) made of them.
+        """Return what the layer gives, a leaf of the graph, and the features (B, D) made of it.
 
-        Of a CNN the maps are those before pooling; of a vision transformer the patch tokens where the last block
-        begins, for behind it the class token has taken what it takes, and nothing depends on the patches any more.
+        What comes before the layer is computed without a graph. The hook is gone when this returns, or fails.
         """
-        return self._split_tokens(x) if self.is_vit else self._split_cnn(x)
-
-    def _split_cnn(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        model: Any = self.module
-        with torch.no_grad():
-            found = model.forward_features(x)
-        leaf = found.detach().requires_grad_()
-        with torch.enable_grad():
-            features = model.forward_head(leaf)
-        return leaf, features
-
-    def _split_tokens(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        model: Any = self.module
         kept: list[Tensor] = []
 
         def cut(_: nn.Module, __: Any, out: Tensor) -> Tensor:
             kept.append(out.detach().requires_grad_())
             return kept[0]
 
-        hook = model.blocks[-1].norm1.register_forward_hook(cut)
+        hook = self.layer.register_forward_hook(cut)
         try:
             with torch.enable_grad():
-                features = model(x)
+                features = self.module(x)
         finally:
             hook.remove()
         return kept[0], features
 
     def as_maps(self, values: Tensor) -> Tensor:
         """Values in the layout of the leaf → (B, C, h, w), without prefix tokens."""
-        if self.is_vit:
-            model: Any = self.module
-            tokens = values[:, int(model.num_prefix_tokens) :]
-            return tokens.transpose(1, 2).reshape(len(values), -1, *self.token_grid)
-        if getattr(self.module, "output_fmt", "NCHW") == "NHWC":
+        if values.ndim == 3:
+            tokens = values[:, self.prefix_tokens :]
+            return tokens.transpose(1, 2).reshape(len(values), -1, *self.token_grid(tokens.shape[1]))
+        if str(getattr(self.module, "output_fmt", "NCHW")) == "NHWC":
             return values.permute(0, 3, 1, 2)
         return values
+
+    def token_grid(self, tokens: int) -> tuple[int, int]:
+        """Rows and columns of so many patch tokens.
+
+        Raises:
+            MilError: they are no rectangle that is known.
+        """
+        grid = getattr(getattr(self.module, "patch_embed", None), "grid_size", None)
+        rows, columns = (int(n) for n in grid) if grid else (round(tokens**0.5),) * 2
+        if rows * columns != tokens:
+            raise MilError(f"{tokens} patch tokens are no map of {rows} x {columns}.")
+        return rows, columns

@@ -95,7 +95,7 @@ def stream_maps(network: Backbone, gradients: Tensor, tiles: Iterable[NDArray[np
         n = len(pixels)
         slab = np.zeros((network.batch_size, *pixels.shape[1:]), np.uint8)
         slab[:n] = pixels
-        leaf, features = network.split_at_maps(network.prepared(slab))
+        leaf, features = network.split_at_maps(network.prepare(slab))
         wanted = gradients[start : start + n].to(features)
         if len(wanted) < n:
             raise MilError(f"there are more tiles than the {len(gradients)} rows of the bag. Give those of the bag.")
@@ -109,7 +109,7 @@ def network_maps(network: Backbone, pixels: NDArray[np.uint8], target: int) -> N
 
     Of maps the mean over the places is explained.
     """
-    leaf, logits = network.split_at_maps(network.prepared(pixels))
+    leaf, logits = network.split_at_maps(network.prepare(pixels))
     (slope,) = torch.autograd.grad(class_logit(logits, target), leaf)
     return _cam(network, leaf, slope)
 

@@ -15,7 +15,7 @@ from mil.pooling import accumulation_dtype
 from .gradients import feature_gradient
 from .result import Explanation, Reach, as_values, bag_by_bag
 
-PIECES, POINTS, MOST_STEPS, ERROR = 4, 8, 2048, 1e-4
+PIECES, POINTS, MOST_STEPS, ERROR, SHARE = 4, 8, 1024, 1e-4, 0.01
 WHITE, AVERAGE = "the encoder's output on white", "the average training tile (no encoder was given to encode white)"
 
 
@@ -24,8 +24,9 @@ def integrated_gradients(head: Head, bag: Bag, target: int, reach: Reach) -> Exp
     """Σ over the features of (x - b) · mean gradient along b → x, with b the features of a white tile.
 
     One gradient at a time: memory does not grow with the steps. The way is cut where it bends: on each piece the parts
-    must sum to the difference of the logit at its ends, and the piece where they do so least is halved, until what all
-    pieces miss is `error` together, or `most_steps` gradients were taken. What is left of the sum is told.
+    must sum to the difference of the logit at its ends, and the piece where they do so least is halved, until the whole
+    misses by `error` at most and the pieces, signs aside, by a hundredth of the difference; or `most_steps` gradients
+    were taken. What is left of the sum is told.
 
     Options: `most_steps`, `error`, `baseline` (D,).
 
@@ -38,7 +39,7 @@ def integrated_gradients(head: Head, bag: Bag, target: int, reach: Reach) -> Exp
     ends = [k / PIECES for k in range(PIECES + 1)]
     logits = [way.logit(place) for place in ends]
     pieces = [way.piece(*ends[k : k + 2], *logits[k : k + 2]) for k in range(PIECES)]
-    while sum(abs(piece.error) for piece in pieces) > allowed and (len(pieces) + 1) * POINTS <= most:
+    while not _good(pieces, allowed, logits[-1] - logits[0]) and (len(pieces) + 1) * POINTS <= most:
         worst = max(pieces, key=lambda piece: abs(piece.error))
         pieces.remove(worst)
         middle = (worst.start + worst.end) / 2
@@ -69,6 +70,11 @@ class _Piece:
     @property
     def error(self) -> float:
         return float(self.values.sum()) - (self.last - self.first)
+
+
+def _good(pieces: list[_Piece], allowed: float, difference: float) -> bool:
+    errors = [piece.error for piece in pieces]
+    return abs(sum(errors)) <= allowed and sum(map(abs, errors)) <= max(allowed, SHARE * abs(difference))
 
 
 @dataclass(frozen=True, eq=False)

@@ -69,11 +69,13 @@ def token_rollout(encoder: Any, pixels: NDArray[np.uint8]) -> NDArray[np.float32
         raise MilError(f"{encoder.id} is no vision transformer: it has no attention to roll out. Use gradcam.")
     model: Any = network.module
     with torch.inference_mode():
-        matrices = _attentions(model, lambda: network(network.prepared(pixels)))
+        matrices = _attentions(model, lambda: model(network.prepare(pixels)))
         whole = rollout(matrices)
-    prefix = int(model.num_prefix_tokens)
+    prefix = network.prefix_tokens
     row = whole[:, 0] if prefix else whole.mean(dim=1)
-    maps: NDArray[np.float32] = row[:, prefix:].reshape(len(pixels), *network.token_grid).cpu().numpy()
+    maps: NDArray[np.float32] = (
+        row[:, prefix:].reshape(len(pixels), *network.token_grid(row.shape[1] - prefix)).cpu().numpy()
+    )
     return maps
 
 

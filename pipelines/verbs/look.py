@@ -2,21 +2,44 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from pipelines.console import guarded, show
 
-from .options import Features, Force, Job, Json, Limit, Model, Quiet, Verbose
+from .options import Features, Force, Job, Json, Limit, Model, Offline, Quiet, Verbose, Weights
 
 
 @guarded
 def heatmap(
     job: Job,
     model: Model,
-    method: Annotated[str, typer.Option(help="attention")] = "attention",
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="attention (default), lrp, perturbation, integrated-gradients, gradient-input, smoothgrad, gradcam, "
+            "rollout, attention-raw, or all that head and encoder support; may be repeated."
+        ),
+    ] = None,
     slide: Annotated[list[str] | None, typer.Option(help="Only this slide; may be repeated.")] = None,
+    class_: Annotated[
+        str | None, typer.Option("--class", help="Class to explain (default: the positive, or the predicted one).")
+    ] = None,
+    scale: Annotated[str, typer.Option(help="How attention is colored: log-ratio, rank or raw.")] = "log-ratio",
+    zarr: Annotated[bool, typer.Option("--zarr", help="Write an OME-Zarr beside the OME-TIFF.")] = False,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Rank the methods: deletion, insertion, stability, sanity, truth.")
+    ] = False,
+    truth: Annotated[
+        Path | None, typer.Option(help="Folder of SLIDE.geojson with true regions, for --compare (default: JOB/truth).")
+    ] = None,
+    concepts: Annotated[
+        Path | None, typer.Option(help="Folder with a folder of example tiles for each concept (TCAV).")
+    ] = None,
+    weights: Weights = None,
+    offline: Offline = False,
     features: Features = None,
     limit: Limit = None,
     force: Force = False,
@@ -24,14 +47,29 @@ def heatmap(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> int:
-    """Draw where the model looks: picture, raw scores, QuPath GeoJSON, top tiles.
+    """Draw why the model says what it says: pictures, raw scores, QuPath GeoJSON, OME-TIFF, top and bottom tiles.
 
-    Example: slidemil heatmap job --model gated_abmil
+    Example: slidemil heatmap job --model gated_abmil --method all --compare
     """
-    from pipelines import stages
+    from pipelines import heatmap_stage
 
-    result = stages.heatmap(
-        job, model, method=method, slides=slide or (), features=features, limit=limit, force=force, quiet=quiet
+    result = heatmap_stage.heatmap(
+        job,
+        model,
+        methods=method or ("attention",),
+        slides=slide or (),
+        target=class_,
+        scale=scale,
+        zarr=zarr,
+        compare=compare,
+        truth=truth,
+        concepts=concepts,
+        weights=weights,
+        features=features,
+        limit=limit,
+        force=force,
+        offline=offline,
+        quiet=quiet,
     )
     show(result, json_)
     return result.exit_code

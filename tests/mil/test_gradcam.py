@@ -62,7 +62,7 @@ def test_streamed_maps_are_captums_on_the_whole_bag(target):
     network = Backbone.of(encoder)
     layer = encoder.model.layer4
     captum = LayerGradCam(WholeBag(encoder.model, head), layer)
-    expected = captum.attribute(network.prepared(pixels).requires_grad_(), target=target)[:, 0].detach().numpy()
+    expected = captum.attribute(network.prepare(pixels).requires_grad_(), target=target)[:, 0].detach().numpy()
     rows, _ = feature_gradient(head, bag_for(encoder, pixels), target)
     found = np.concatenate([part.maps for part in stream_maps(network, rows, pixels)])
     assert found.shape == expected.shape
@@ -91,7 +91,7 @@ def test_maps_of_tokens_are_the_chain_rule_written_out():
     kept = []
     model = encoder.model
     hook = model.blocks[-1].norm1.register_forward_hook(lambda _, __, out: kept.append(out.requires_grad_()) or out)
-    logits = WholeBag(model, head)(Backbone.of(encoder).prepared(pixels).requires_grad_())
+    logits = WholeBag(model, head)(Backbone.of(encoder).prepare(pixels).requires_grad_())
     hook.remove()
     (slope,) = torch.autograd.grad(logits[0, 1], kept[0])
     patches = slice(model.num_prefix_tokens, None)
@@ -139,19 +139,16 @@ def test_a_segmentation_network_is_explained_by_the_mean_of_its_logit_map():
         def __init__(self):
             super().__init__()
             torch.manual_seed(0)
-            self.body, self.last = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 2, 1)
+            self.body, self.relu, self.last = nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 1)
 
-        def forward_features(self, x):
-            return torch.relu(self.body(x))
-
-        def forward_head(self, x):
-            return self.last(x)
+        def forward(self, x):
+            return self.last(self.relu(self.body(x)))
 
     net = Net().eval().requires_grad_(False)
-    network = Backbone(net, lambda x: x.permute(0, 3, 1, 2).float() / 255, 2, "cpu")
+    network = Backbone(net, net.relu, 0, lambda x: torch.from_numpy(x).permute(0, 3, 1, 2).float() / 255, 2)
     pixels = tiles(2, 32)
     maps = network_maps(network, pixels, 1)
-    activation = net.forward_features(network.prepared(pixels))
+    activation = net.relu(net.body(network.prepare(pixels)))
     weight = net.last.weight[1, :, 0, 0] / activation[0, 0].numel()  # d mean / d activation
     assert np.allclose(maps, (weight[None, :, None, None] * activation).sum(dim=1), atol=1e-6)
 

@@ -16,6 +16,8 @@ from matplotlib import colormaps
 from PIL import Image
 
 from pipelines import heatmap
+from pipelines.score_files import geojson_gz, scores_h5
+from pipelines.tile_sheet import top_tiles_jpeg
 
 SIZE = (10_000, 8_000)
 WORDS = {"title": "S1 · abmil", "unit": "attention", "normalization": "raw"}
@@ -111,7 +113,7 @@ def test_ten_thousand_tiles_are_drawn_in_under_five_seconds() -> None:
     values = np.random.default_rng(1).random(len(xy))
     began = time.process_time()
     heatmap.draw(picture, (40_000, 40_000), (0.25, 0.25), xy, (448, 448), values, **WORDS)
-    heatmap.geojson_gz("s", xy, (448, 448), {"attention": values})
+    geojson_gz("s", xy, (448, 448), {"attention": values})
     assert time.process_time() - began < 5
 
 
@@ -119,18 +121,16 @@ def test_same_values_give_same_bytes() -> None:
     xy = np.array([[0, 0], [1000, 0]])
     for make in (
         lambda: heatmap.draw(np.zeros((80, 100, 3), np.uint8), SIZE, None, xy, (1000, 1000), [1, 2], **WORDS),
-        lambda: heatmap.scores_h5(xy, {"name": "s"}, {"attention": [1, 2]}),
-        lambda: heatmap.geojson_gz("s", xy, (1000, 1000), {"attention": [1, 2]}),
-        lambda: heatmap.top_tiles_jpeg(np.zeros((2, 8, 8, 3), np.uint8), xy, [1, 2]),
+        lambda: scores_h5(xy, {"name": "s"}, {"attention": [1, 2]}),
+        lambda: geojson_gz("s", xy, (1000, 1000), {"attention": [1, 2]}),
+        lambda: top_tiles_jpeg(np.zeros((2, 8, 8, 3), np.uint8), xy, [1, 2]),
     ):
         assert make() == make()
 
 
 def test_scores_are_read_back_by_plain_h5py() -> None:
     xy = np.array([[0, 0], [448, 0], [0, 448]])
-    data = heatmap.scores_h5(
-        xy, {"patch_size": 224, "name": "s"}, {"attention": [0.5, 0.25, 0.25], "gradcam": [1, 2, 3]}
-    )
+    data = scores_h5(xy, {"patch_size": 224, "name": "s"}, {"attention": [0.5, 0.25, 0.25], "gradcam": [1, 2, 3]})
     with h5py.File(io.BytesIO(data)) as file:
         assert sorted(file) == ["attention", "coords", "gradcam"]
         assert file["coords"].dtype == np.int64
@@ -143,11 +143,11 @@ def test_scores_are_read_back_by_plain_h5py() -> None:
 @pytest.mark.parametrize("name", ["coords", "a/b", ""])
 def test_a_method_cannot_take_the_place_of_the_coordinates(name: str) -> None:
     with pytest.raises(ValueError, match="cannot be called"):
-        heatmap.scores_h5(np.zeros((1, 2)), {}, {name: [1.0]})
+        scores_h5(np.zeros((1, 2)), {}, {name: [1.0]})
 
 
 def test_no_clock_time_is_in_the_gzip_header() -> None:
-    data = heatmap.geojson_gz("s", np.array([[0, 0]]), (1, 1), {"a": [1]})
+    data = geojson_gz("s", np.array([[0, 0]]), (1, 1), {"a": [1]})
     assert data[4:8] == bytes(4)  # RFC 1952: MTIME
 
 
@@ -169,7 +169,7 @@ def qupath_tiles(data: bytes) -> list[tuple[tuple[float, ...], dict]]:
 def test_qupath_objects_lie_on_the_tiles_and_carry_the_values() -> None:
     xy = np.array([[100, 200], [548, 200]])
     values = [0.1, np.nan]
-    tiles = qupath_tiles(heatmap.geojson_gz("s", xy, (448, 400), {"attention": values}))
+    tiles = qupath_tiles(geojson_gz("s", xy, (448, 400), {"attention": values}))
     assert [t[0] for t in tiles] == [(100, 200, 548, 600), (548, 200, 996, 600)]
     assert tiles[0][1]["attention"] == pytest.approx(0.1, rel=1e-7)
     assert np.isnan(tiles[1][1]["attention"])
@@ -185,13 +185,13 @@ def test_qupath_objects_lie_on_the_tiles_and_carry_the_values() -> None:
     ],
 )
 def test_the_bounds_offset_follows_qupaths_rule(bounds, slide_size, corner) -> None:
-    data = heatmap.geojson_gz("s", np.array([[100, 200]]), (10, 10), {"a": [1]}, bounds, slide_size=slide_size)
+    data = geojson_gz("s", np.array([[100, 200]]), (10, 10), {"a": [1]}, bounds, slide_size=slide_size)
     assert qupath_tiles(data)[0][0][:2] == corner
 
 
 def test_ids_are_those_of_the_tile_not_of_the_call() -> None:
     def ids(slide: str) -> list[str]:
-        data = heatmap.geojson_gz(slide, np.array([[0, 0], [1, 0]]), (1, 1), {"a": [1, 2]})
+        data = geojson_gz(slide, np.array([[0, 0], [1, 0]]), (1, 1), {"a": [1, 2]})
         return [f["id"] for f in json.loads(gzip.decompress(data))["features"]]
 
     assert ids("s") == ids("s")
@@ -201,7 +201,7 @@ def test_ids_are_those_of_the_tile_not_of_the_call() -> None:
 
 def test_top_tiles_stand_in_their_order() -> None:
     tiles = np.stack([np.full((200, 200, 3), level, np.uint8) for level in (10, 120, 230)])
-    data = heatmap.top_tiles_jpeg(tiles, np.array([[0, 0], [5, 5], [9, 9]]), [3, 2, 1], columns=2)
+    data = top_tiles_jpeg(tiles, np.array([[0, 0], [5, 5], [9, 9]]), [3, 2, 1], columns=2)
     sheet = np.asarray(Image.open(io.BytesIO(data)).convert("L")).astype(int)
     assert abs(sheet[100, 100] - 10) < 4
     assert abs(sheet[100, 300] - 120) < 4
@@ -209,6 +209,4 @@ def test_top_tiles_stand_in_their_order() -> None:
 
 
 def test_no_top_tiles_are_no_error() -> None:
-    assert (
-        heatmap.top_tiles_jpeg(np.zeros((0, 224, 224, 3), np.uint8), np.zeros((0, 2), np.int64), [])[:2] == b"\xff\xd8"
-    )
+    assert top_tiles_jpeg(np.zeros((0, 224, 224, 3), np.uint8), np.zeros((0, 2), np.int64), [])[:2] == b"\xff\xd8"

@@ -1,0 +1,125 @@
+"""The stage behind `slidemil heatmap`: model and features → explanations, and what they are worth."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from . import tables_of_job as tables
+from .alone import alone
+from .errors import ExitCode, UsageError
+from .jobfolder import JobFolder
+from .manifest import SlideEntry
+from .outcome import Said
+from .progress import progress
+from .provenance import Run
+from .records import read_record
+
+
+def heatmap(
+    out: Path,
+    model: str,
+    *,
+    methods: Sequence[str] = ("attention",),
+    slides: Sequence[str] = (),
+    target: str | None = None,
+    scale: str = "log-ratio",
+    zarr: bool = False,
+    compare: bool = False,
+    truth: Path | None = None,
+    concepts: Path | None = None,
+    weights: str | None = None,
+    features: str | None = None,
+    limit: int | None = None,
+    force: bool = False,
+    offline: bool = False,
+    quiet: bool = False,
+) -> Said:
+    """Model and features → pictures and data of why the model says what it says.
+
+    Raises:
+        UsageError: there is no such method, class or slide; or the head or the encoder does not support it.
+    """
+    from . import predictions
+    from .comparing import compare as compared
+    from .comparing import lines as table
+    from .concepts import lines as told_of
+    from .concepts import score_concepts
+    from .explainable import Means, check_class, choose_methods, means_of, needs_encoder
+    from .explaining import Wish, draw_heatmaps
+    from .feature_sets import choose_folder, load_features
+    from .heatmap_files import SCALES
+
+    job = JobFolder(out)
+    entries = chosen(tables.read_manifest(job).entries, slides)[:limit]
+    named = predictions.find_model(job, model)
+    if scale not in SCALES:
+        raise UsageError(f"--scale {scale}: there are {', '.join(SCALES)}.")
+    check_class(named, target)
+    folder = choose_folder(job, features, named.model.config.get("encoder"))
+    if slides:
+        _check_features(job, folder, entries)
+    loaded = load_features(job, folder, [entry.slide_id for entry in entries])
+    predictions.check_fits(named, loaded)
+    asked = needs_encoder(methods) or concepts is not None
+    means = means_of(job, loaded, weights, offline=offline) if asked else Means()
+    wish = Wish(choose_methods(methods, named, means), target, scale, zarr)
+    told = {"model": named.name, "model_sha256": named.sha256, "features": folder, "method": ",".join(wish.methods)}
+    with Run(job, "heatmap", told) as run, alone(job, "heatmaps", named.name):
+        with progress("heatmaps", "slides", quiet=quiet) as bar:
+            done = draw_heatmaps(run.job, named, loaded, entries, wish, means, bar, force=force)
+        where = job.heatmaps(named.name)
+        lines = [f"{len(done.drawn)} heatmaps drawn, {len(done.skipped)} were there already → {where}"]
+        lines += [f"  failed  {f.slide}: {f.cause}. {f.mend}" for f in done.failed]
+        data: dict[str, Any] = {
+            "status": "partial" if done.failed else "done",
+            "model": named.name,
+            "method": ",".join(wish.methods),
+            "drawn": len(done.drawn),
+            "skipped": len(done.skipped),
+            "failed": [asdict(failure) for failure in done.failed],
+            "outputs": [_in(job, where / f"{name}.png") for name in done.drawn],
+            "warnings": done.warnings,
+        }
+        if compare:
+            with progress("comparing", "slides", quiet=quiet) as bar:
+                found = compared(run.job, named, loaded, entries, wish.methods, target, truth, means, bar)
+            lines += table(found)
+            data["comparison"] = list(found.rows)
+            data["outputs"].append(_in(job, found.path))
+        if concepts is not None:
+            scores, path = score_concepts(run.job, named, loaded, entries, concepts, target, means)
+            lines += told_of(scores, path, named)
+            data["concepts"] = [asdict(score) for score in scores]
+    return Said((*lines, *done.warnings), data, ExitCode.SOME_FAILED if done.failed else ExitCode.DONE)
+
+
+def chosen(entries: Sequence[SlideEntry], wanted: Sequence[str]) -> Sequence[SlideEntry]:
+    """Return the slides of these names, all where none is named."""
+    known = {entry.slide_id: entry for entry in entries}
+    strangers = [name for name in wanted if name not in known]
+    if strangers:
+        raise UsageError(f"--slide {strangers[0]}: no such slide; the job has {', '.join(list(known)[:5])} …")
+    return [known[name] for name in wanted] if wanted else list(entries)
+
+
+def _check_features(job: JobFolder, folder: str, entries: Sequence[SlideEntry]) -> None:
+    """Refuse slides asked for by name that have no features."""
+    lacking = [
+        e.slide_id
+        for e in entries
+        if read_record(job, job.root / folder / f"{e.slide_id}.h5") is None
+        or not (job.root / folder / f"{e.slide_id}.h5").is_file()
+    ]
+    if lacking:
+        raise UsageError(
+            f"--slide {lacking[0]}: it has no features in {folder}, so there is nothing to explain. "
+            f"`slidemil status {job.root}` tells why; `slidemil extract SLIDES -o {job.root}` makes them."
+        )
+
+
+def _in(job: JobFolder, path: Path) -> str:
+    return Path(os.path.relpath(path, job.root)).as_posix()

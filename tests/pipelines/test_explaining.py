@@ -1,0 +1,244 @@
+"""`slidemil heatmap` with several methods: what it writes, what it refuses, and how it ranks them."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import shutil
+
+import h5py
+import numpy as np
+import pytest
+import tifffile
+from _command import digests, slidemil, slidemil_json
+from PIL import Image
+
+from mil.explain import METHODS
+from pipelines.comparing import COLUMNS, ranked
+from pipelines.explainable import check_prediction
+from pipelines.heatmap import FRAME_KEY, SIGNED
+from pipelines.heatmap_files import shown_values
+
+QUICK = ("attention", "lrp", "perturbation")
+DRAWN = ("--method", ",".join(QUICK))
+
+
+@pytest.fixture(scope="module")
+def explained(finished, tmp_path_factory):
+    """A job with three methods drawn on every slide, compared with the truth."""
+    return shutil.copytree(finished, tmp_path_factory.mktemp("explained") / "job")
+
+
+def folder(job):
+    return job / "heatmaps" / "gated_abmil"
+
+
+@pytest.fixture(scope="module")
+def compared(explained, labels):
+    return slidemil_json(
+        "heatmap", explained, "-m", "gated_abmil", *DRAWN, "--compare", "--zarr", "--truth", labels.parent
+    )
+
+
+def test_methods_lie_beside_one_another(explained, compared):
+    code, said = compared
+    assert code == 0, said
+    one = sorted(folder(explained).glob("*.scores.h5"))[0].name.removesuffix(".scores.h5")
+    with h5py.File(folder(explained) / f"{one}.scores.h5") as file:
+        assert set(file) == {"coords", *QUICK}
+        facts = json.loads(file["lrp"].attrs["facts"])
+        total = float(file["lrp"][()].sum(dtype=np.float64)) + facts["bias"]
+        assert total == pytest.approx(float(file["coords"].attrs["logit"]), abs=1e-4)
+        assert facts["target"] == file["coords"].attrs["target"] == "positive"
+        n = len(file["coords"])
+    for path in (f"{one}.png", f"lrp/{one}.png", f"perturbation/{one}.png"):
+        with Image.open(folder(explained) / path) as image:
+            assert json.loads(image.text[FRAME_KEY])["slide_size"] == [2016, 2016]
+    for path in (f"top/{one}.jpg", f"bottom/{one}.jpg"):
+        with Image.open(folder(explained) / path) as image:
+            assert image.size[0] > 600
+    tiles = json.loads(gzip.decompress((folder(explained) / f"{one}.geojson.gz").read_bytes()))["features"]
+    assert len(tiles) == n
+    assert {"lrp", "perturbation", "attention", "attention_rank", "attention_log_ratio"} <= set(
+        tiles[0]["properties"]["measurements"]
+    )
+    with tifffile.TiffFile(folder(explained) / f"{one}.scores.ome.tif") as tiff:
+        assert tiff.series[0].shape[0] == 3
+    assert (folder(explained) / f"{one}.scores.ome.zarr/.zattrs").is_file()
+
+
+def test_the_table_ranks_by_what_is_known(explained, compared):
+    _, said = compared
+    with (folder(explained) / "methods.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0]) == COLUMNS
+    assert [row["rank"] for row in rows] == ["1", "2", "3"]
+    assert {row["method"] for row in rows} == set(QUICK)
+    assert said["comparison"][0]["method"] == rows[0]["method"]
+    for row in rows:
+        assert row["stability"], "the head was not trained again from other seeds"
+        assert -1 <= float(row["randomized"]) <= 1
+        assert int(row["n_truth"]) > 0
+        assert 0 <= float(row["localization_auc"]) <= 1
+
+
+def test_the_same_again_does_nothing_and_a_method_more_keeps_the_others(explained, compared):
+    one = sorted(folder(explained).glob("*.scores.h5"))[0].name.removesuffix(".scores.h5")
+    before = digests(explained)
+    _, said = slidemil_json("heatmap", explained, "-m", "gated_abmil", *DRAWN, "--zarr", "--slide", one)
+    assert (said["drawn"], said["skipped"]) == (0, 1)
+    assert digests(explained) == before
+    code, said = slidemil_json(
+        "heatmap", explained, "-m", "gated_abmil", "--method", "gradient-input", "--zarr", "--slide", one
+    )
+    assert (code, said["drawn"]) == (0, 1)
+    with h5py.File(folder(explained) / f"{one}.scores.h5") as file:
+        assert set(file) == {"coords", *QUICK, "gradient_input"}
+    after = digests(explained)
+    assert {name for name in before if before[name] != after[name] and one not in name} <= set()
+
+
+def test_the_order_of_the_methods_asked_for_changes_no_byte(finished, tmp_path):
+    one = sorted((finished / "heatmaps/gated_abmil").glob("*.scores.h5"))[0].name.removesuffix(".scores.h5")
+    found = []
+    for name, orders in {"a": (["lrp,perturbation"],), "b": (["perturbation"], ["lrp"])}.items():
+        job = shutil.copytree(finished, tmp_path / name)
+        for order in orders:
+            code, said = slidemil("heatmap", job, "-m", "gated_abmil", "--method", *order, "--slide", one, "-q")
+            assert code == 0, said
+        found.append(digests(job))
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--method", "lpr"], "lrp"),
+        (["--method", "gradcam"], "--encoder resnet18"),
+        (["--method", "rollout"], "does not support it. It supports attention"),
+        (["--class", "tumour"], "negative, positive"),
+        (["--slide", "nobody"], "no such slide"),
+        (["--scale", "log"], "log-ratio, rank, raw"),
+        (["--concepts", "/nowhere"], "one folder for each concept"),
+    ],
+)
+def test_what_cannot_be_is_one_clear_error(finished, arguments, words):
+    code, said = slidemil("heatmap", finished, "-m", "gated_abmil", "-q", *arguments)
+    assert code == 2, said
+    assert words in said
+    assert "Traceback" not in said
+
+
+def test_a_slide_without_features_is_named_with_the_mend(job):
+    lost = sorted(job.glob("*/features_*/*.h5"))[0]
+    lost.unlink()
+    code, said = slidemil("heatmap", job, "-m", "gated_abmil", "--slide", lost.stem, "-q")
+    assert code == 2
+    assert lost.stem in said
+    assert "slidemil extract" in said
+
+
+def test_a_stored_prediction_that_says_otherwise_is_refused_at_every_run(job):
+    table = job / "predictions/gated_abmil/slides.csv"
+    with table.open() as file:
+        rows = list(csv.DictReader(file))
+    rows[0]["p_positive"] = str(0.5 * float(rows[0]["p_positive"]) + 0.2)
+    with table.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    for more in ([], ["--force"]):  # also where the picture is there already
+        code, said = slidemil("heatmap", job, "-m", "gated_abmil", "--slide", rows[0]["slide_id"], "-q", *more)
+        assert code == 7, said
+        assert rows[0]["slide_id"] in said
+
+
+def test_probabilities_agree_by_their_logit():
+    class Named:
+        name = "m"
+
+        class model:
+            classes = ("a", "b")
+
+    check_prediction(Named, "s", [2e-10, 1 - 2e-10], {"p_a": "2e-10", "p_b": "1"})
+    for stored in ({"p_a": "0.001"}, {"p_a": "0.00021"}):
+        with pytest.raises(Exception, match="its stored prediction"):
+            check_prediction(Named, "s", [2e-4, 1 - 2e-4], stored)
+
+
+def test_signed_values_share_one_scale_around_zero_and_attention_has_fixed_ends():
+    values = np.array([-1.0, 0.5, 4.0], np.float32)
+    shown = shown_values("lrp", values, "log-ratio")
+    assert shown.limits == (-4.0, 4.0)
+    assert shown.colors == SIGNED
+    attention = np.full(8, 1 / 8, np.float32)
+    assert np.allclose(shown_values("attention", attention, "log-ratio").values, 0)
+    assert shown_values("attention", attention, "log-ratio").limits == (-6.0, 6.0)
+    assert shown_values("attention", values, "rank").limits == (0.0, 1.0)
+    assert "raw" in shown_values("attention", attention, "raw").normalization
+
+
+def test_ranking_is_by_mean_place_with_ties_shared():
+    rows = {
+        "attention": {"deletion": 0.2, "insertion": 0.9, "localization_auc": 0.9},
+        "lrp": {"deletion": 0.5, "insertion": 0.9, "localization_auc": 0.95},
+        "gradcam": {"deletion": 0.1, "insertion": 0.1, "localization_auc": None},
+    }
+    rows = {method: {"method": method, **row} for method, row in rows.items()}
+    assert [row["method"] for row in ranked(rows)] == ["lrp", "attention", "gradcam"]
+    assert set(METHODS) >= set(rows)
+
+
+@pytest.fixture(scope="module")
+def with_network(cohort, labels, tmp_path_factory):
+    """The same slides through a small network, so that pixels are within reach."""
+    job = tmp_path_factory.mktemp("network") / "job"
+    options = ("--encoder", "test_resnet", "--weights", "random:0", "--tile", "160", "--stain", "macenko")
+    code, said = slidemil("run", cohort.slides[0].path.parent, "-o", job, "-l", labels, "-q", *options, "--epochs", 8)
+    assert code == 0, said
+    return job
+
+
+def test_gradcam_on_a_job_with_a_network(with_network):
+    one = sorted(folder(with_network).glob("*.scores.h5"))[0].name.removesuffix(".scores.h5")
+    code, said = slidemil_json("heatmap", with_network, "-m", "gated_abmil", "--method", "gradcam,lrp", "--slide", one)
+    assert code == 0, said
+    with h5py.File(folder(with_network) / f"{one}.scores.h5") as file:
+        values = file["gradcam"][()]
+        assert json.loads(file["gradcam"].attrs["facts"])["features_apart"] < 0.01  # the pixels that were encoded
+    assert values.std() > 0
+    assert (folder(with_network) / f"gradcam_tiles/{one}.jpg").is_file()
+
+
+def test_a_slide_that_moved_is_named_and_other_weights_are_refused(with_network, tmp_path):
+    job = shutil.copytree(with_network, tmp_path / "moved" / "deeper" / "job")  # the relative paths lead nowhere now
+    one = sorted(folder(job).glob("*.scores.h5"))[1].name.removesuffix(".scores.h5")
+    code, said = slidemil("heatmap", job, "-m", "gated_abmil", "--method", "gradcam", "--slide", one, "-q")
+    assert code == 3, said
+    assert "manifest.csv" in said
+    code, said = slidemil(
+        "heatmap", with_network, "-m", "gated_abmil", "--method", "gradcam", "--weights", "random:1", "-q"
+    )
+    assert code == 7, said
+    assert "weights" in said
+
+
+def test_concepts_of_example_tiles_are_scored(with_network, tmp_path):
+    rng = np.random.default_rng(0)
+    for name, color in {"brown": (120, 70, 30), "pale": (235, 230, 235)}.items():
+        (tmp_path / name).mkdir()
+        for k in range(8):
+            pixels = np.clip(np.array(color) + rng.normal(0, 12, (160, 160, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / name / f"{k}.png")
+    code, said = slidemil_json("heatmap", with_network, "-m", "gated_abmil", "--concepts", tmp_path)
+    assert code == 0, said
+    assert [one["concept"] for one in said["concepts"]] == ["brown", "pale"]
+    for one in said["concepts"]:
+        assert 0 <= one["score"] <= 1
+        assert 0 < one["p"] <= 1
+        assert one["accuracy"] > 0.9
+    (tmp_path / "pale" / "bad.png").write_bytes(b"no picture")
+    code, said = slidemil("heatmap", with_network, "-m", "gated_abmil", "--concepts", tmp_path, "-q")
+    assert code == 2
+    assert "bad.png" in said
