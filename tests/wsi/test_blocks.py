@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from _slides import MPP, native_picture, opened, smooth_picture, streamed, write_aperio
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import wsi
@@ -54,6 +54,9 @@ def thinned(grid, seed):
     batch=st.integers(1, 40),
     seed=st.integers(0, 99),
 )
+@example(size=37, overlap=0.0, mpp=1.3, side=300, workers=2, batch=7, seed=0)  # level 1, tiles between its pixels
+@example(size=33, overlap=0.3, mpp=0.5, side=1, workers=3, batch=5, seed=1)  # level 0, odd corners: no scale fits
+@example(size=64, overlap=0.0, mpp=0.5, side=2048, workers=1, batch=40, seed=2)  # level 0, decoded at half scale
 def test_any_grid_any_workers_any_block_give_the_same_bytes(
     slide, pictures, size, overlap, mpp, side, workers, batch, seed
 ):
