@@ -203,7 +203,7 @@ def planted(plant: Plant, tile: int) -> Iterator[None]:
             (wsi, "find_tissue", find_tissue),
             (records, "write_bytes", write_bytes),
             (stain, "fit", slow_fit),
-            (stages, "_encoder", lambda *_: PlantedEncoder(plant, tile)),
+            (stages, "encoders_of", lambda *_, **__: [PlantedEncoder(plant, tile)]),
         ):
             stack.enter_context(mock.patch.object(home, name, stand_in))
         if plant.one_core:

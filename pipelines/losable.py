@@ -223,12 +223,18 @@ def serve(descriptor: int, memory: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent ends us
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     if memory:
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_DATA, (memory, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+        _limit_memory(memory)
     with Connection(descriptor) as pipe, contextlib.suppress(EOFError, BrokenPipeError):
         while True:
             pipe.send_bytes(_work(pipe.recv_bytes(), pipe))
+
+
+def _limit_memory(most: int) -> None:
+    """Let this process take no more; what `ulimit` or a batch system allows it may be less."""
+    import resource
+
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    resource.setrlimit(resource.RLIMIT_DATA, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 
 def _work(message: bytes, pipe: Connection) -> bytes:

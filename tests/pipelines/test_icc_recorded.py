@@ -14,9 +14,9 @@ import wsi
 from pipelines import stages
 from pipelines.config import load_settings
 from pipelines.errors import CheckFailedError, UsageError
-from pipelines.explaining import read_tiles
 from pipelines.features import read_features, same_passport
 from pipelines.manifest import find_slides
+from pipelines.reread import SlideTiles
 
 
 class MeanColor:
@@ -65,7 +65,7 @@ def test_features_follow_the_profile_and_the_file_says_so(folder):
     with pytest.raises(CheckFailedError, match="icc: None against 'srgb'"):
         same_passport(plain.passport, srgb.passport, what="a")
     (entry,) = find_slides([folder]).entries
-    again = read_tiles(entry, srgb, srgb.xy[:5])  # what explanations show is what was encoded
+    again = SlideTiles(entry, srgb, range(5)).all()  # what explanations show is what was encoded
     assert np.allclose(MeanColor()(again), srgb.features[:5], atol=1e-3)
 
 

@@ -91,6 +91,18 @@ def test_a_result_that_cannot_be_sent_is_an_error_of_its_item():
     assert found[os.devnull].kind == "raised"
 
 
+def test_a_process_may_have_less_memory_than_is_asked_for():
+    """As under `ulimit -d`, or in a batch system: what it allows is the most, and no error."""
+    code = (
+        "import operator, resource\n"
+        "resource.setrlimit(resource.RLIMIT_DATA, (2 << 30, 2 << 30))\n"
+        "from pipelines.losable import each\n"
+        "print(dict(each(operator.neg, [1, 2], workers=1, seconds=30, memory=8 << 30)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "{1: Done(value=-1), 2: Done(value=-2)}", done.stderr
+
+
 def test_a_process_has_no_more_memory_than_it_may():
     found = run(np.zeros, [10, 2_000_000_000], memory=1_500_000_000)
     assert len(found[10].value) == 10

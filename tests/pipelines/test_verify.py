@@ -69,6 +69,13 @@ def test_a_flipped_byte_in_a_file_of_every_kind_is_found_and_no_other_is_named(j
     for kind in KINDS:
         there = [path for path in sorted(job.glob(kind)) if path.is_file()]
         assert there, kind
+        if kind.startswith(".done/"):  # a changed record vouches for nothing more: that of a slide without other flips
+            there = [
+                path
+                for path in there
+                if "features_" in path.parent.name
+                and not any(path.name.removesuffix(".h5.json") in one for one in wanted)
+            ]
         path = rng.choice(there)
         flip(path, rng)
         wanted.add(path.relative_to(job).as_posix())
