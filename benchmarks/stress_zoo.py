@@ -267,7 +267,7 @@ def run(root: Path, quick: bool) -> tuple[dict[str, float], int]:
     zoo = root / "zoo"
     cases = write_zoo(zoo)
     if quick:
-        kept = [case for number, case in enumerate(cases) if number % 9 == 4]
+        kept = [case for n, case in enumerate(cases) if n % 13 == 4 and case["file"] != HUGE]
         for case in cases:
             if case not in kept and case["file"] != "name/two words.svs":
                 path = zoo / case["file"]
@@ -326,7 +326,7 @@ def load_everything() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="every ninth case")
+    parser.add_argument("--quick", action="store_true", help="every thirteenth case")
     args = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     load_everything()
