@@ -106,7 +106,8 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """Says of each patch of 70 px whether it looks real: (B, C, H, W) → (B, 1, H', W').
 
-    Only training uses it, so it may have the instance normalization of the paper.
+    The paper's instance normalization is left out here, too: it takes from each image the mean of every channel, and so
+    hides what is to be judged, the color of the whole.
 
     Args:
         channels: 3; 6 where it also sees what the image was made from (paired).
@@ -119,7 +120,7 @@ class Discriminator(nn.Module):
         for inner, stride in ((width, 2), (2 * width, 2), (4 * width, 1)):
             layers += [
                 nn.Conv2d(inner, 2 * inner, 4, stride=stride, padding=1),
-                nn.InstanceNorm2d(2 * inner),
+                PixelNorm(2 * inner),
                 nn.LeakyReLU(_SLOPE),
             ]
         self.body = nn.Sequential(*layers, nn.Conv2d(8 * width, 1, 4, padding=1))

@@ -162,16 +162,37 @@ def test_paired_training_learns_the_partner():
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="unpaired training stays at the identity: its cycle and identity terms hold it there")
-def test_unpaired_training_moves_colors_towards_the_target_and_finds_back():
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_unpaired_training_moves_colors_towards_the_target_and_finds_back(seed):
+    """It must leave the identity, where it begins, and not for any other color."""
     first, second = image("torchstain_source"), image("tia_target_1000")
-    settings = TrainSettings(width=8, blocks=1, crop=64, steps=250, rate=1e-3, batch=2)
+    settings = TrainSettings(width=8, blocks=1, crop=64, steps=120, rate=1e-3, seed=seed)
     model = train(Crops([first], [second]), settings)
     there = model.apply(first[None])
     mean = [one.reshape(-1, 3).mean(axis=0) for one in (first, there[0], second)]
-    assert np.abs(mean[1] - mean[2]).mean() < 0.7 * np.abs(mean[0] - mean[2]).mean()
+    assert np.abs(mean[1] - mean[2]).mean() < 0.5 * np.abs(mean[0] - mean[2]).mean()
     restored = model.apply(there, backwards=True)
-    assert np.abs(restored[0].astype(int) - first).mean() < np.abs(there[0].astype(int) - first).mean()
+    assert np.abs(restored[0].astype(int) - first).mean() < 0.2 * np.abs(there[0].astype(int) - first).mean()
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_judge_alone_tells_two_stains_apart_within_50_steps(seed):
+    """Nothing in it may take away the color of the whole, which is what it has to judge."""
+    settings = TrainSettings(width=8, crop=64, batch=2, seed=seed)
+    images = Crops([image("torchstain_source")], [image("tia_target_1000")])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        judge = Discriminator(width=8)
+    optimizer = torch.optim.Adam(judge.parameters(), 2e-4, (0.5, 0.999))
+    for step in range(50):
+        made, real = (judge(to_floats(torch.from_numpy(some))) for some in images.at(step, settings))
+        loss = told_apart(real, made)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.05
+    assert (real > 0.5).all()
+    assert (made < 0.5).all()
 
 
 def test_pairs_are_cut_and_turned_alike():
