@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import _harms
 import numpy as np
@@ -25,23 +26,34 @@ def picture(name, side=None):
     return image[:side, :side].copy()
 
 
-@pytest.fixture
-def labs(tmp_path):
-    """Two folders of images, one lab each."""
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Two folders of images, one lab each, and a transfer between them: made once."""
+    folder = tmp_path_factory.mktemp("labs")
     for lab, names in {"a": ("torchstain_source", "histoqc_template3"), "b": ("tia_target_1000",)}.items():
-        (tmp_path / lab).mkdir()
+        (folder / lab).mkdir()
         for name in names:
-            Image.fromarray(picture(name)).save(tmp_path / lab / f"{name}.png")
+            Image.fromarray(picture(name, SIDE)).save(folder / lab / f"{name}.png", compress_level=1)
+    code, said = slidemil_json("stain", "train", folder / "a", folder / "b", "-o", folder / "model", *TINY)
+    assert (code, said["status"]) == (0, "done")
+    return folder
+
+
+@pytest.fixture
+def labs(made, tmp_path):
+    """The folders of the two labs, to be changed at will."""
+    for lab in ("a", "b"):
+        shutil.copytree(made / lab, tmp_path / lab)
     return tmp_path / "a", tmp_path / "b"
 
 
 @pytest.fixture
-def trained(labs, tmp_path):
-    code, said = slidemil_json("stain", "train", *labs, "-o", tmp_path / "model", *TINY)
-    assert (code, said["status"]) == (0, "done")
-    return tmp_path / "model"
+def trained(made, tmp_path):
+    """The folder of the transfer, to be changed at will."""
+    return shutil.copytree(made / "model", tmp_path / "model")
 
 
+SIDE = 512
 TINY = ("--steps", 4, "--crop", 64, "--width", 4, "--blocks", 1, "--keep-every", 2, "--device", "cpu", "--rate", 0.01)
 
 
