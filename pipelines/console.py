@@ -6,7 +6,6 @@ import errno
 import functools
 import json
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -15,6 +14,12 @@ from typing import Any, Protocol
 import typer
 
 from .errors import ExitCode, JobError
+from .signals import Preempted, stoppable
+
+_OF_THE_DISK = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.ESTALE, errno.ENXIO, errno.ENODEV, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ETIMEDOUT),
+)
 
 
 class Result(Protocol):
@@ -29,10 +34,6 @@ class Result(Protocol):
 
     def lines(self) -> list[str]:
         """Return what people read."""
-
-
-class Preempted(BaseException):
-    """SIGTERM came: a batch system wants the machine back."""
 
 
 def say(text: str) -> None:
@@ -74,10 +75,10 @@ def guarded(verb: Callable[..., int]) -> Callable[..., None]:
 
     @functools.wraps(verb)
     def call(*args: Any, **kwargs: Any) -> None:
-        signal.signal(signal.SIGTERM, _on_sigterm)
         verbose = bool(kwargs.get("verbose"))
         try:
-            code = int(verb(*args, **kwargs))
+            with stoppable():
+                code = int(verb(*args, **kwargs))
         except KeyboardInterrupt:
             warn("interrupted; what is finished is kept, run the same command again to go on")
             code = ExitCode.INTERRUPTED
@@ -101,7 +102,7 @@ def _explain(error: Exception, verbose: bool) -> int:
     if verbose:
         traceback.print_exception(error)
     if code is not None:
-        warn(f"slidemil: {error}")
+        warn(f"slidemil: {_of_the_disk(error) if isinstance(error, OSError) else error}")
         return code
     last = traceback.extract_tb(error.__traceback__)[-1]
     warn(
@@ -111,6 +112,12 @@ def _explain(error: Exception, verbose: bool) -> int:
     return ExitCode.BUG
 
 
+def _of_the_disk(error: OSError) -> str:
+    """Say what a disk, or a file server, did not do: which file, why, and what helps."""
+    mend = "Check the disk and its rights, then run the same command again: it goes on where it stopped."
+    return f"{error.filename or 'a file'}: {error.strerror}. {mend}"
+
+
 def exit_code_of(error: Exception) -> int | None:
     """Return the exit code of an error of ours, None for a bug.
 
@@ -118,7 +125,7 @@ def exit_code_of(error: Exception) -> int | None:
     """
     if isinstance(error, JobError):
         return error.exit_code
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
         return ExitCode.ENVIRONMENT
     mil = sys.modules.get("mil.errors")
     if mil is not None and isinstance(error, mil.WeightsError):
@@ -132,10 +139,6 @@ def exit_code_of(error: Exception) -> int | None:
         if module is not None and isinstance(error, getattr(module, base)):
             return ExitCode.USAGE
     return None
-
-
-def _on_sigterm(_signal: int, _frame: object) -> None:
-    raise Preempted
 
 
 def _plain(value: Any) -> Any:

@@ -47,10 +47,12 @@ def write_bytes(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
         sync_folder(path.parent)
-    except OSError as error:
+    except BaseException as error:  # Ctrl-C, too, leaves nothing that is not whole
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise EnvironmentFault(explain(error, path, len(data))) from error
+        if isinstance(error, OSError):
+            raise EnvironmentFault(explain(error, path, len(data))) from error
+        raise
 
 
 def write_tree(folder: Path, files: Mapping[str, bytes]) -> None:
@@ -251,10 +253,26 @@ def sync_folder(folder: Path) -> None:
 
 def explain(error: OSError, path: Path, size: int) -> str:
     """Return one sentence on a write of `size` bytes that failed: what, why, and what helps."""
-    megabytes = size / 1e6
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return (
-            f"{path}: no room for {megabytes:.1f} MB ({error.strerror}). "
-            "Make room or raise the quota, then run the same command again: it goes on where it stopped."
+            f"{path}: no room: {_megabytes(size)} are needed, {_room(path, error.errno)} ({error.strerror}). "
+            "Make room or raise the limit, then run the same command again: it goes on where it stopped."
         )
     return f"{path}: could not be written ({error.strerror or error}). Check the folder, then run again."
+
+
+def _room(path: Path, why: int) -> str:
+    """Say how much can be written: what the disk has, or what a limit allows."""
+    if why == errno.EFBIG:
+        import resource
+
+        return f"{_megabytes(resource.getrlimit(resource.RLIMIT_FSIZE)[0])} is the most a file may have"
+    try:
+        there = _megabytes(shutil.disk_usage(next(one for one in path.parents if one.is_dir())).free)
+    except (OSError, StopIteration):
+        return "and how much is there cannot be seen"
+    return f"the disk has {there}, the quota less" if why == errno.EDQUOT else f"{there} are there"
+
+
+def _megabytes(size: float) -> str:
+    return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"

@@ -220,7 +220,8 @@ def _how(code: int | None) -> str:
 
 def serve(descriptor: int, memory: int) -> None:
     """Work off what comes through a pipe until its other end is closed; the life of a process of `each`."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent ends us
+    for number in (signal.SIGINT, signal.SIGTERM):  # both reach the whole group: the parent ends us
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     if memory:
         _limit_memory(memory)

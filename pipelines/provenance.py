@@ -19,6 +19,7 @@ from .errors import JobError
 from .files import json_bytes, sha256_file, sha256_json, write_bytes, write_json
 from .jobfolder import JobFolder
 from .ledger import SUFFIX, Ledger
+from .signals import said_at_last
 
 _PACKAGES = (
     "slidemil",
@@ -141,6 +142,8 @@ class Run:
     def __enter__(self) -> Self:
         told = {"verb": self.verb, "arguments": dict(self.arguments), "versions": versions()}
         self.job = replace(self.job, ledger=Ledger(self.job.runs / f"{self.name}{SUFFIX}", **told))
+        self._last = said_at_last(lambda text: self.job.note("ended", status=text, record=""))
+        self._last.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
@@ -152,6 +155,7 @@ class Run:
             if error is None:
                 raise
         finally:
+            self._last.__exit__(None, None, None)
             if self.job.ledger is not None:
                 self.job.ledger.close()
 

@@ -163,7 +163,7 @@ class Verification:
     def _run_record(self, account: Account) -> None:
         """Hold the record of a run against the last line of its ledger."""
         last = account.lines[-1] if account.lines else {}
-        if last.get("event") == "ended":
+        if last.get("event") == "ended" and last.get("record"):
             path = self.job.runs / f"{account.run}.json"
             name = path.relative_to(self.job.root).as_posix()
             data = self._bytes(path, name) if path.exists() else None

@@ -38,7 +38,8 @@ def main(control: int, ring: int, owner: int) -> None:
         ring: descriptor of the shared memory.
         owner: the process that started this one.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the owner ends us
+    for number in (signal.SIGINT, signal.SIGTERM):  # both reach the whole group: the owner ends us
+        signal.signal(number, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     end_with(owner)
     plans, memory = _Plans(), RingReader(ring)
