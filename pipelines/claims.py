@@ -19,7 +19,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
@@ -37,6 +37,8 @@ _POLL = (0.05, 2.0)
 """Seconds between two looks at a claim that is waited for: the first, and the most."""
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 _GONE = (errno.ENOENT, errno.ESTALE)
+_given_up: set[str] = set()
+"""Claims of this process that are given up, though the disk did not let go of their files."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Claim:
     @property
     def left(self) -> bool:
         """Whether nobody works under it any more."""
-        if self.owner is not None and self.owner.gone():
+        if self.id in _given_up or (self.owner is not None and self.owner.gone()):
             return True
         return file_system_time(self.folder) - self.touched > STALE
 
@@ -119,10 +121,12 @@ class Claims:
             mine = self._mine.pop(name, None)
         if mine is not None:
             path = self._path(name)
-            with contextlib.suppress(OSError):  # then it grows old, and is taken over
+            try:
                 known = read_claim(path)
                 if known is not None and known.id == mine:
                     path.unlink()
+            except OSError:  # it stays: others see it grow old, and this process knows that it means nothing
+                _given_up.add(mine)
 
     def holder(self, name: str) -> Claim | None:
         """Return the claim of another run on a thing, None where no living run works on it."""
@@ -158,6 +162,14 @@ class Claims:
             yield taken
         finally:
             self.release(name)
+
+    def sweep(self, names: Collection[str]) -> None:
+        """Delete what the dead left of these things: they are done."""
+        with contextlib.suppress(OSError):  # it does no harm
+            for path in self._folder.iterdir():
+                claim = read_claim(path) if path.name in names else None
+                if claim is not None and claim.left:
+                    _clear(path, claim, self._run)
 
     def close(self) -> None:
         """Give up all that this run holds."""

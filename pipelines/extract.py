@@ -473,6 +473,7 @@ def extract(extraction: Extraction, manifest: Manifest) -> Outcome:
                 _take_all(extraction, stream_of(extraction.sources(entries), extraction.settings))
     finally:
         extraction.abandon()
+    extraction.claims.sweep({*extraction.fresh, *extraction.skipped})
     extraction.run.facts |= found.facts
     return Outcome(
         found=len(manifest.entries),

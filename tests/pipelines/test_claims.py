@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -61,6 +62,35 @@ def test_one_of_two_has_it_until_it_is_given_up(job):
         assert two.take("a")
     assert all_claims(job, "slides") == {}
     assert [path.name for path in (job.claims / "slides").iterdir()] == [], "no draft is left"
+
+
+def test_a_claim_that_the_disk_does_not_let_go_of_keeps_nobody_waiting(job, monkeypatch):
+    """Its owner lives, so nothing but this process can know that it was given up."""
+
+    def fails(path, **_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    with Claims(job, "slides") as one, Claims(job, "slides") as two:
+        assert one.take("a")
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "unlink", fails)
+            one.release("a")
+        assert (job.claims / "slides" / "a").exists()
+        assert two.holder("a") is None
+        assert two.take("a")
+        assert not one.take("a")
+
+
+def test_what_the_dead_left_of_finished_things_is_swept_and_nothing_else(job):
+    there = plant(job, ended())
+    living = there.with_name("b")
+    living.write_text(json.dumps({"id": "y", "owner": asdict(this_process()), "run": "r"}))
+    unfinished = there.with_name("c")
+    unfinished.write_bytes(there.read_bytes())
+    with Claims(job, "slides") as claims:
+        claims.sweep({"a", "b"})
+    assert sorted(path.name for path in there.parent.iterdir()) == ["b", "c"]
+    Claims(JobFolder(job.root / "none"), "slides").sweep({"a"})
 
 
 def test_the_dead_of_this_machine_hold_nothing(job):
