@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from _poison import SIGNALS
+from _stress import tree
 from _summary import line, summary
 from _tree import look
-from stress_kills import tree
 
 GOALS = {
     "deaths": (">=", 50),

@@ -1,14 +1,14 @@
 """Does `kill -9` at any moment lose anything?    python benchmarks/stress_kills.py [--quick]
 
-A small extraction is killed at random moments and started again, until it ends. Nothing may lie under a final
-name that is not whole, nothing finished may be done again, and the end must be the same bytes as an undisturbed run.
+A small extraction is killed at random moments and started again, until it ends: the main process alone, the whole
+group, or a process that reads (which the run must survive). Nothing may lie under a final name that is not whole,
+nothing finished may be done again, and the end must be the same bytes as an undisturbed run.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
+import contextlib
 import os
 import random
 import signal
@@ -16,107 +16,129 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
+from _stress import (
+    Forked,
+    calm,
+    corrupt,
+    differ,
+    finished,
+    leftovers,
+    preload,
+    small_slides,
+    tree,
+    verify,
+    words,
+)
 from _summary import line, summary
 
-APART = ("runs", "logs", ".state")
-
-
-def command(slides: Path, job: Path) -> list[str]:
-    return [sys.executable, "-m", "pipelines.cli", "extract", str(slides), "-o", str(job), "-q", "--batch-size", "8"]
-
-
-def tree(job: Path) -> dict[str, str]:
-    """Return relative path → SHA-256 of everything that must be the same bytes."""
-    files = {}
-    for path in sorted(job.rglob("*")):
-        relative = path.relative_to(job)
-        if path.is_file() and relative.parts[0] not in APART:
-            files[relative.as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return files
-
-
-def finished(job: Path) -> dict[str, int]:
-    """Return the finished feature files with the time they were written."""
-    records = (job / ".done").rglob("features_*/*.h5.json")
-    outputs = [job / path.relative_to(job / ".done").with_suffix("") for path in records]
-    return {path.as_posix(): path.stat().st_mtime_ns for path in outputs if path.is_file()}
-
-
-def corrupt(job: Path) -> list[str]:
-    """Name the finished outputs whose bytes are not those their record vouches for."""
-    bad = []
-    for record in (job / ".done").rglob("*.json") if (job / ".done").is_dir() else ():
-        output = job / record.relative_to(job / ".done").with_suffix("")
-        try:
-            wanted = json.loads(record.read_text())["sha256"]
-        except (ValueError, KeyError):
-            bad.append(str(record))
-            continue
-        if not output.is_file() or hashlib.sha256(output.read_bytes()).hexdigest() != wanted:
-            bad.append(str(output))
-    return bad
-
-
-def killed_run(slides: Path, job: Path, after: float) -> bool:
-    """Start the extraction, kill it `after` seconds; tell whether it had ended by itself."""
-    process = subprocess.Popen(
-        command(slides, job), start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        process.wait(after)
-        return True
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait(30)
-        return False
+SLIDES = 6
+GOALS = ("lost", "corrupt", "redone", "different", "failed", "readers_left", "verify_findings", "left_over")
+WAYS = ("main", "group", "reader")
+MORE = ("--set", "processes=1")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="3 kills instead of 40")
+    parser.add_argument("--quick", action="store_true", help="3 kills instead of 200")
     parser.add_argument("--kills", type=int)
     args = parser.parse_args()
-    wanted = args.kills or (3 if args.quick else 40)
-    rng = random.Random(0)
+    wanted = args.kills or (3 if args.quick else 200)
+    counts: Counter[str] = Counter(dict.fromkeys(GOALS, 0))
     with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        kills, lost, torn, redone, different = run(root, wanted, rng)
-    figures = {"kills": kills, "lost": lost, "corrupt": torn, "redone": redone, "different": different}
-    goals = dict.fromkeys(("lost", "corrupt", "redone", "different"), ("<=", 0))
-    summary("stress_kills", figures, goals, {"slides": 6, "kills": kills, "python": sys.version.split()[0]})
+        run(Path(folder), wanted, random.Random(0), counts)
+    how = {"slides": SLIDES, "ways": "main process, group, reading process", "python": sys.version.split()[0]}
+    summary("stress_kills", dict(counts), dict.fromkeys(GOALS, ("<=", 0)), how)
 
 
-def run(root: Path, wanted: int, rng: random.Random) -> tuple[int, int, int, int, int]:
-    from pipelines.demo_cohort import compose_cohort
-
-    slides = root / "slides"
-    compose_cohort(slides, patients=3, size=(2016, 2016))
+def run(root: Path, wanted: int, rng: random.Random, counts: Counter[str]) -> None:
+    slides = small_slides(root / "slides", SLIDES)
+    preload(slides, root / "warm")
     began = time.monotonic()
-    subprocess.run(command(slides, root / "calm"), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    whole, calm = time.monotonic() - began, tree(root / "calm")
-    kills = lost = torn = redone = different = rounds = 0
-    while kills < wanted:
-        job = root / f"job{rounds}"
-        rounds += 1
-        ended = False
-        for _ in range(60):
-            before = finished(job)
-            ended = killed_run(slides, job, whole * rng.uniform(0.05, 1.0))
-            after = finished(job)
-            kills += not ended
-            torn += len(corrupt(job))
-            lost += len(before.keys() - after.keys())
-            redone += sum(after.get(path, time_) != time_ for path, time_ in before.items())
-            if ended or kills >= wanted:
+    calm(slides, root / "calm", *MORE)
+    whole, truth = time.monotonic() - began, tree(root / "calm")
+    opening = first_record(slides, root / "first")
+    number = 0
+    while counts["kills"] < wanted:
+        job = root / f"job{number}"
+        number += 1
+        for turn in range(60):
+            way = WAYS[(number + turn) % len(WAYS)]
+            began = time.monotonic()
+            ended = killed_run(slides, job, rng.uniform(0.8 * opening, whole), way, counts)
+            took = time.monotonic() - began
+            if ended and turn == 0 and took < whole:  # the machine is not as busy any more
+                opening, whole = opening * took / whole, took
+            if ended or counts["kills"] >= wanted:
                 break
-        if not ended:
-            subprocess.run(command(slides, job), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        here = tree(job)
-        different += sum(here.get(name) != digest for name, digest in calm.items()) + len(here.keys() - calm.keys())
-        line(round=rounds, kills=kills, lost=lost, corrupt=torn, redone=redone, different=different)
-    return kills, lost, torn, redone, different
+        calm(slides, job, *MORE)
+        counts["different"] += differ(truth, tree(job))
+        counts["left_over"] += len(leftovers(job))
+        counts["verify_findings"] += len(verify(job))
+        subprocess.run(["rm", "-rf", str(job)], check=True)
+        line(round=number, **counts)
+
+
+def first_record(slides: Path, job: Path) -> float:
+    """Return the seconds until a run begins to write: kills before that would test nothing."""
+    process, began = Forked(words(slides, job, *MORE)), time.monotonic()
+    while process.poll() is None and not (job / "runs").is_dir():
+        time.sleep(0.002)
+    seconds = time.monotonic() - began
+    process.kill_group()
+    return seconds
+
+
+def killed_run(slides: Path, job: Path, after: float, way: str, counts: Counter[str]) -> bool:
+    """Start the extraction, kill (a part of) it after some seconds; tell whether it had ended by itself."""
+    before = finished(job)
+    process = Forked(words(slides, job, *MORE))
+    if process.wait(after) is not None:
+        counts["failed"] += process.returncode != 0
+        return True
+    killed = kill(process.pid, way)
+    if way == "reader":  # the run goes on: a reader that was killed from outside costs nothing
+        counts["failed"] += process.wait(300) != 0
+    elif way == "main":  # its readers end by themselves
+        process.wait(30)
+        until = time.monotonic() + 5
+        while members(process.pid) and time.monotonic() < until:
+            time.sleep(0.02)
+        counts["readers_left"] += bool(members(process.pid))
+    process.kill_group()
+    there = finished(job)
+    counts["kills"] += killed
+    counts[f"kills_{way}"] += killed
+    counts["corrupt"] += len(corrupt(job))
+    counts["lost"] += len(before.keys() - there.keys())
+    counts["redone"] += sum(there.get(path, stamp) != stamp for path, stamp in before.items())
+    return process.returncode == 0
+
+
+def kill(pid: int, way: str) -> bool:
+    """Kill the main process, the group, or one other process of it; tell whether there was one."""
+    if way == "group":
+        os.killpg(pid, signal.SIGKILL)
+        return True
+    others = members(pid)
+    target = pid if way == "main" else (others[-1] if others else None)
+    if target is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(target, signal.SIGKILL)
+    return target is not None
+
+
+def members(group: int) -> list[int]:
+    """Return the living processes of a group but its first."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = path.read_text().rpartition(")")[2].split()
+            if int(fields[2]) == group and fields[0] != "Z" and int(path.parent.name) != group:
+                found.append(int(path.parent.name))
+    return sorted(found)
 
 
 if __name__ == "__main__":
