@@ -108,6 +108,11 @@ class Extraction:
     def __post_init__(self) -> None:
         """Nothing is claimed so far."""
         self.claims = Claims(self.job, "slides", run=self.run.name, took_over=self._took_over)
+        self.compute_with((self.encoder, *self.also))
+
+    def compute_with(self, encoders: Sequence[Encoder]) -> None:
+        """Take encoders, the first and those beside it, which decide what features count as done."""
+        self.encoder, *self.also = encoders
         self.beside = beside(self.also, lambda encoder: passport_of(encoder, self.settings))
 
     @property
@@ -124,6 +129,11 @@ class Extraction:
     def output(self, slide_id: str) -> Path:
         """The feature file of a slide."""
         return self.tiling.features(passport_name(self.passport), slide_id)
+
+    def made(self, slide_id: str) -> list[str]:
+        """Name the feature files of a slide, of all encoders, relative to the job folder."""
+        made = [self.output(slide_id), *(one.output(self.tiling, slide_id) for one in self.beside)]
+        return [path.relative_to(self.job.root).as_posix() for path in made]
 
     def pending(
         self, entries: Sequence[SlideEntry], digest_of: Callable[[SlideEntry], str]
@@ -280,8 +290,7 @@ class Extraction:
         name = work.entry.slide_id
         self.facts[name] = facts
         self.fresh.append(name)
-        made = [self.output(name), *(one.output(self.tiling, name) for one in self.beside)]
-        self.outputs += [str(path.relative_to(self.job.root)) for path in made]
+        self.outputs += self.made(name)
         self.claims.release(name)
         self.run.log("done", slide=name, tiles=facts["n_tiles"], missing=facts["n_missing"])
 

@@ -115,6 +115,10 @@ class JobFolder:
         """SHA-256 of slides already hashed; safe to delete, they are then hashed again."""
         return self.root / ".state" / "hashes"
 
+    def flight(self, run: str, task: str) -> Path:
+        """What one task of a run on a cluster has begun and ended."""
+        return self.root / ".state" / "flights" / run / f"{task}.json"
+
     def deal(self, count: int) -> Path:
         """Which slide belongs to which of `count` shards; where deleted, they are dealt out again."""
         return self.root / ".state" / "shards" / f"{count}.json"

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
-from typing import Any, Generic, Literal, TypeVar
+from typing import IO, Any, Generic, Literal, TypeVar
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
@@ -158,7 +158,9 @@ class _Worker(Generic[Item, Value]):
                 answer = pickle.loads(self.pipe.recv_bytes())  # noqa: S301 - from a process of our own
                 return answer
         except (EOFError, OSError):
-            lost = Lost("died", f"the process that worked on it ended ({_how(self._stop())}){self._last_words()}")
+            lost = Lost(
+                "died", f"the process that worked on it ended ({ended_how(self._stop())}){last_line(self._said)}"
+            )
         else:
             lost = Lost("late", f"it took longer than {self._seconds:.0f} s")
         self.end()
@@ -198,16 +200,18 @@ class _Worker(Generic[Item, Value]):
         self.deadline = time.monotonic() + max(self._seconds, _BEGIN_SECONDS)
         self.pipe.send_bytes(message)
 
-    def _last_words(self) -> str:
-        """Return the last line the process wrote: libraries that abort say why on stderr."""
-        end = self._said.seek(0, os.SEEK_END)
-        self._said.seek(max(0, end - 4096))
-        lines = self._said.read().decode("utf-8", "replace").split("\n")
-        words = next((" ".join(line.split()) for line in reversed(lines) if line.strip()), "")
-        return f": {words[-200:]}" if words else ""
+
+def last_line(said: IO[bytes]) -> str:
+    """Return the last line that a process wrote, after a colon: libraries that abort say why on stderr."""
+    end = said.seek(0, os.SEEK_END)
+    said.seek(max(0, end - 4096))
+    lines = said.read().decode("utf-8", "replace").split("\n")
+    words = next((" ".join(line.split()) for line in reversed(lines) if line.strip()), "")
+    return f": {words[-200:]}" if words else ""
 
 
-def _how(code: int | None) -> str:
+def ended_how(code: int | None) -> str:
+    """Return how a process ended, from its exit code; None for one that cannot be ended."""
     if code is None:
         return "and cannot be stopped"
     if code >= 0:

@@ -13,8 +13,9 @@ from . import pseudonyms, shards
 from . import tables_of_job as tables
 from .alone import alone
 from .claims import Claims
+from .cluster.spec import ClusterSpec, parse_cluster
 from .config import ExtractSettings, LearnSettings, Settings, as_yaml
-from .console import exit_code_of
+from .console import exit_code_of, warn
 from .encoding import devices_of, encoders_of, settled
 from .errors import ExitCode, NoAttentionError, UsageError
 from .files import sweep_leftovers
@@ -47,18 +48,21 @@ def extract(
     *,
     limit: int | None = None,
     shard: str | None = None,
+    cluster: str | None = None,
     force: bool = False,
     offline: bool = False,
     quiet: bool = False,
 ) -> Outcome:
     """Slides → features. Resumes: slides finished by the same settings are skipped.
 
+    With `cluster` the workers do it: nothing is read or encoded here.
+
     Raises:
         NothingMatchedError: no slide was found.
         mil.WeightsError: the encoder has no weights.
         EnvironmentFault: the job folder cannot be written.
     """
-    part = shards.chosen(shard)
+    part, spec = shards.chosen(shard), None if cluster is None else parse_cluster(cluster)
     check_job(out)
     job = JobFolder(out)
     found = pseudonyms.slides_of(slides, job)
@@ -66,7 +70,7 @@ def extract(
     if limit is not None:
         found = replace(found, entries=found.entries[:limit])
     check_reference(settings.extract)
-    encoder, *also = encoders_of(settings.extract, offline=offline)
+    encoder, *also = encoders_of(_here(settings.extract, cluster), offline=offline)
     sweep_leftovers(out)
     mine = tables.join(job, found)[0]
     mine = mine if part is None else shards.take(part, mine, job)
@@ -80,9 +84,12 @@ def extract(
         planned, missed = gone(job, {*there, *(entry.slide_id for entry in mine.entries)})
         mine = replace(mine, notes=(*mine.notes, *told, *((missed,) if missed else ())))
         run.facts |= {"followed_plan": planned} if planned else {}
-        devices = devices_of(settings.extract.device)[: 1 if force else None]  # each would redo what another has done
+        how: dict[str, Any] = {"also": also, "cluster": spec, "force": force, "offline": offline, "quiet": quiet}
+        devices = devices_of(settings.extract.device)[: 1 if force or spec else None]  # force: each would redo others'
         with helping(devices, arguments_of(slides, limit, shard, offline=offline), out, settings) as own:
-            outcome = _extract(run, mine, settled(own.extract, encoder), encoder, also=also, force=force, quiet=quiet)
+            outcome = _extract(
+                run, mine, settled(own.extract, encoder) if spec is None else own.extract, encoder, **how
+            )
         if settings.extract.store:
             outcome = _stored(run, outcome, mine, settings.extract.store)
         if len(devices) > 1:  # a helper wrote its own share of the settings
@@ -219,6 +226,7 @@ def run(
     target: str = "label",
     limit: int | None = None,
     shard: str | None = None,
+    cluster: str | None = None,
     force: bool = False,
     offline: bool = False,
     quiet: bool = False,
@@ -235,8 +243,19 @@ def run(
         raise UsageError("--labels trains a model, --model uses one: give one of the two.")
     check_job(out)
     job = JobFolder(out)
-    _check_before(job, slides, settings, labels, model, target, offline)
-    outcome = extract(slides, out, settings, limit=limit, shard=shard, force=force, offline=offline, quiet=quiet)
+    local = replace(settings, extract=_here(settings.extract, cluster))
+    _check_before(job, slides, local, labels, model, target, offline)
+    outcome = extract(
+        slides,
+        out,
+        settings,
+        limit=limit,
+        shard=shard,
+        cluster=cluster,
+        force=force,
+        offline=offline,
+        quiet=quiet,
+    )
     part = shards.chosen(shard)
     if part is not None and part.count > 1:
         rest = f"features of shard {part} only. When all shards have ended: slidemil run … -o {out} without --shard"
@@ -355,6 +374,11 @@ def tiling_of(job: JobFolder, settings: ExtractSettings) -> Tiling:
     return job.tiling(tiling_name(settings.tile, settings.mpp, settings.overlap))
 
 
+def _here(settings: ExtractSettings, cluster: str | None) -> ExtractSettings:
+    """Return the settings of an encoder that, where a cluster does the work, is only asked who it is."""
+    return settings if cluster is None else replace(settings, device="cpu")
+
+
 def _extract(
     run: Run,
     mine: Manifest,
@@ -362,17 +386,25 @@ def _extract(
     encoder: Any,
     *,
     also: Sequence[Any] = (),
+    cluster: ClusterSpec | None = None,
     force: bool,
     quiet: bool,
+    offline: bool = False,
 ) -> Outcome:
     from .extract import Extraction
     from .extract import extract as extract_all
 
     run.notes += mine.notes
-    with progress("features", "tiles", quiet=quiet) as bar:
+    with progress("features", "tiles" if cluster is None else "slides", quiet=quiet) as bar:
         work = Extraction(run.job, settings, encoder, run, bar, force=force, also=also)
         try:
-            outcome = extract_all(work, mine)
+            if cluster is None:
+                outcome = extract_all(work, mine)
+            else:
+                from .cluster.stage import extract_on
+
+                say = (lambda _: None) if quiet else warn
+                outcome = extract_on(cluster, work, mine, offline=offline, say=say)
         finally:
             run.facts |= {"slides_done": len(work.fresh), "slides_skipped": len(work.skipped)}
             tables.write_slides(run.job, work.facts, work.failures, work.output)

@@ -12,15 +12,17 @@ _CGROUP = Path("/sys/fs/cgroup")
 def available_cores(*, cgroup: Path = _CGROUP) -> int:
     """Return the number of cores for reading: at least 1.
 
-    The least of the affinity mask, the cgroup's quota (versions 1 and 2) and `SLURM_CPUS_PER_TASK`.
+    The least of the affinity mask, the cgroup's quota (versions 1 and 2), `SLURM_CPUS_PER_TASK`, and `SLIDEMIL_CORES`,
+    by which several processes of ours share a machine.
     """
     limits = [_affinity()]
     quota = _quota(cgroup)
     if quota is not None:
         limits.append(max(1, math.floor(quota + 0.01)))
-    slurm = os.environ.get("SLURM_CPUS_PER_TASK", "")
-    if slurm.isdigit() and int(slurm) > 0:
-        limits.append(int(slurm))
+    for name in ("SLURM_CPUS_PER_TASK", "SLIDEMIL_CORES"):
+        told = os.environ.get(name, "")
+        if told.isdigit() and int(told) > 0:
+            limits.append(int(told))
     return min(limits)
 
 

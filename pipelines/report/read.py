@@ -113,7 +113,7 @@ def _run(folder: Path, problems: list[str]) -> dict[str, Any]:
     newest: dict[str, Any] = {}
     for path in sorted(folder.glob("*.json"), reverse=True):
         record = _json(path, problems)
-        if record.get("verb") in ("plan", "predict", "heatmap", "report"):
+        if record.get("verb") in ("plan", "work", "predict", "heatmap", "report"):
             continue  # they tell nothing of how slides became features
         outcome = record.get("outcome")
         rates = record.get("rates") or (outcome.get("rates") if isinstance(outcome, Mapping) else None)

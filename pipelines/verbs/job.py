@@ -7,6 +7,7 @@ from pipelines.console import guarded, show
 from .options import (
     Assign,
     BatchSize,
+    ClusterOption,
     CommercialOnly,
     Config,
     Device,
@@ -79,6 +80,7 @@ def extract(
     shard: ShardOption = None,
     allow_outside: Outside = False,
     pseudonymize: Pseudonymize = None,
+    cluster: ClusterOption = None,
     force: Force = False,
     offline: Offline = False,
     json_: Json = False,
@@ -95,7 +97,15 @@ def extract(
     settings = settings_from(config, set_, extract_options(locals()))
     sources = Sources(tuple(slides), allow_outside, pseudonymize)
     outcome = stages.extract(
-        sources, out, settings, limit=limit, shard=shard, force=force, offline=offline, quiet=quiet
+        sources,
+        out,
+        settings,
+        limit=limit,
+        shard=shard,
+        cluster=cluster,
+        force=force,
+        offline=offline,
+        quiet=quiet,
     )
     show(outcome, json_)
     return outcome.exit_code
@@ -137,6 +147,7 @@ def run(
     shard: ShardOption = None,
     allow_outside: Outside = False,
     pseudonymize: Pseudonymize = None,
+    cluster: ClusterOption = None,
     force: Force = False,
     offline: Offline = False,
     json_: Json = False,
@@ -162,6 +173,7 @@ def run(
         target=target,
         limit=limit,
         shard=shard,
+        cluster=cluster,
         force=force,
         offline=offline,
         quiet=quiet,

@@ -85,6 +85,10 @@ ShardOption = Annotated[
     str | None,
     typer.Option("--shard", help="Only part i of n, e.g. 0/8; in a SLURM job array taken from its variables."),
 ]
+ClusterOption = Annotated[
+    str | None,
+    typer.Option("--cluster", help="Workers: local, local:4, tcp://HOST:8786, or a YAML file of SLURM jobs."),
+]
 Force = Annotated[bool, typer.Option("--force", help="Do it again even where it is done.")]
 Features = Annotated[str | None, typer.Option(help="Feature folder inside the job, where it has several.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Open no connection: weights come from disk alone.")]

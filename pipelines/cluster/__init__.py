@@ -1,0 +1,1 @@
+"""A run on many machines: dask carries paths and states, the machines read and write the files themselves."""
