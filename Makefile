@@ -13,7 +13,7 @@ CUDA_ONLY := cuda-bindings cuda-pathfinder cuda-toolkit cupy-cuda12x nvidia-cubl
 	nvidia-cuda-runtime-cu12 nvidia-cufft-cu12 nvidia-curand-cu12 nvidia-cusolver-cu12 nvidia-cusparse-cu12 \
 	nvidia-nvimgcodec-cu12 nvidia-nvjitlink-cu12
 
-.PHONY: env demo test lint bench bench-env stress pin clean
+.PHONY: env demo test lint bench bench-env bundle stress pin clean
 
 env: $(READY)
 
@@ -51,6 +51,10 @@ bench-env: $(PEERS:%=.bench/%/.ready)
 
 stress: env
 	$(BIN)/python benchmarks/_run_all.py --stress
+
+# All that is installed where there is no network: docs/offline.md.
+bundle: env
+	$(PYTHON) requirements/offline/bundle.py dist/bundle $(if $(EXTRAS),--extras $(EXTRAS)) $(TARGET)
 
 # Pins are made anew by hand; no index address goes into them.
 pin:
