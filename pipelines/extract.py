@@ -252,7 +252,9 @@ class Extraction:
         """Normalize and encode a batch, keep its rows, and finish the slides that it completes."""
         for error, ordinal, row in _errors(batch):
             work = self._work(ordinal)
-            work.missing[row] = error
+            work.missing[row] = error.what
+            if isinstance(error, wsi.FetchError):
+                work.unfetched = error
         good = np.flatnonzero(batch.ok)
         if len(good):
             pixels = self._normalize(batch, good)
@@ -369,12 +371,13 @@ class Extraction:
     def _unreachable(self, entry: SlideEntry, error: OSError) -> None:
         """Keep finished features of a slide that cannot be read just now; any other has failed."""
         what = f"cannot be read ({error.strerror or error})"
+        mend = getattr(error, "mend", "Check the path and its rights.")
         old = read_record(self.job, self.output(entry.slide_id))
         if old is not None and self.finished(entry, self.parts(entry, str(old.parts.get("slide")))):
             self._skip(entry, old)
             self.warnings.append(f"{entry.slide_id}: {what}; its finished features are kept")
             return
-        self.fail(entry, wsi.UnreadableSlideError(entry.path.name, what, "Check the path and its rights."))
+        self.fail(entry, wsi.UnreadableSlideError(entry.path.name, what, mend))
 
     def parts(self, entry: SlideEntry, digest: str) -> dict[str, Any]:
         """Return everything that determines the features of a slide, whose bytes have this hash."""
@@ -519,7 +522,7 @@ def _as_it_mattered(asked: Mapping[str, Any], before: Mapping[str, Any]) -> dict
     }
 
 
-def _errors(batch: wsi.TileBatch) -> Iterator[tuple[str, int, int]]:
+def _errors(batch: wsi.TileBatch) -> Iterator[tuple[wsi.TileReadError, int, int]]:
     bad = np.flatnonzero(~batch.ok)
     for position, error in zip(bad, batch.errors, strict=True):
-        yield error.what, int(batch.slide[position]), int(batch.index[position])
+        yield error, int(batch.slide[position]), int(batch.index[position])

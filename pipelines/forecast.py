@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from wsi import littles_law
+from wsi.address import is_url
 from wsi.littles_law import Line
 
 from .config import ExtractSettings
@@ -277,11 +278,15 @@ def gone(job: JobFolder, slides: Collection[str]) -> tuple[str, str]:
     if newest is None or newest[0].record in newest[1]:
         return "", ""
     found = newest[0]
-    lost = [name for name, path in found.files.items() if name not in slides and not (job.root / path).exists()]
+    lost = [name for name, path in found.files.items() if name not in slides and not _is_there(job, path)]
     if not lost:
         return "", ""
     what = "1 slide of the plan is" if len(lost) == 1 else f"{len(lost)} slides of the plan are"
     return found.record, f"{what} no longer there: {', '.join(lost[:5])}{' …' if len(lost) > 5 else ''}"
+
+
+def _is_there(job: JobFolder, path: str) -> bool:
+    return is_url(path) or (job.root / path).exists()  # no plan is worth asking every address
 
 
 def _plans(job: JobFolder) -> Iterator[tuple[Kept, set[str]]]:

@@ -15,6 +15,9 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from wsi.address import RemotePath, is_url, path_of
+from wsi.ranges import RemoteError
+
 from .errors import NothingMatchedError, UsageError
 from .files import read_csv
 from .tables import ALIASES, first_of, number_of
@@ -101,7 +104,9 @@ def find_slides(slides: Sequence[Path] | Sources) -> Manifest:
     series = Series()
     sources, outside = Sources.of(slides).given, Sources.of(slides).outside
     for source in sources:
-        if source.is_dir():
+        if isinstance(source, RemotePath):
+            found += _from_address(source, notes, series, outside=outside)
+        elif source.is_dir():
             found += _from_folder(source, seen, notes, series)
         elif not source.exists():
             raise UsageError(f"{source}: no such file or folder. Give a folder, slide files, or a CSV manifest.")
@@ -138,6 +143,30 @@ def safe_name(name: str) -> str:
     while len(clean.encode()) > _LONGEST_NAME:
         clean = clean[:-1]
     return clean if clean == name else f"{clean or 'slide'}__{_short_hash(name)}"
+
+
+def _from_address(source: RemotePath, notes: list[str], series: Series, *, outside: bool) -> list[SlideEntry]:
+    """Return the slide at an address, those that a list there names, or those below it."""
+    from .remote_folder import slides_below
+
+    try:
+        if source.suffix.lower() == ".csv":
+            return _from_csv(source, series, outside=outside)
+        if is_slide_name(source):
+            return [_entry(source)]
+        slides, passed = slides_below(source)
+    except RemoteError as error:
+        raise UsageError(f"{source}: {error.strerror}. {error.mend}") from None
+    if passed:
+        notes.append(f"{source}: {passed} files are no slides that are read over the network, and were passed over")
+    return [_entry(slide) for slide in slides]
+
+
+def is_slide_name(path: Path) -> bool:
+    """Say whether a file is called like a slide."""
+    from wsi.opening import SUFFIXES
+
+    return path.suffix.lower() in SUFFIXES
 
 
 def _from_folder(folder: Path, seen: list[Path], notes: list[str], series: Series) -> list[SlideEntry]:
@@ -192,11 +221,14 @@ class Series:
         if path not in self._uids:
             import wsi
 
-            self._uids[path] = wsi.series_uid(path) if path.is_file() else None  # a pipe would never answer
+            here = not isinstance(path, RemotePath) and path.is_file()
+            self._uids[path] = wsi.series_uid(path) if here else None  # a pipe would never answer
         return self._uids[path]
 
     def key(self, path: Path) -> str:
         """Return what is equal for two paths exactly where they are one slide."""
+        if isinstance(path, RemotePath):
+            return str(path)
         real = os.path.realpath(path)
         uid = self.uid(path)
         return real if uid is None else f"{Path(real).parent}|{uid}"
@@ -275,13 +307,26 @@ def _from_csv(path: Path, series: Series, *, outside: bool) -> list[SlideEntry]:
 
 def _outside(entries: Sequence[SlideEntry], table: Path) -> list[str]:
     """Say which rows lead out of the folder of their table: a list from a stranger must not name any file it likes."""
-    folder = os.path.abspath(table.parent)  # noqa: PTH100 - as it is written: where links lead is the folder's affair
-    rows = ((number, os.path.abspath(entry.path)) for number, entry in enumerate(entries, start=2))  # noqa: PTH100
+    rows = [(number, entry.path) for number, entry in enumerate(entries, start=2)]
     return [
-        f"line {number}: {one_line(path)} lies outside the folder of the table. Where you trust it, add --allow-outside"
+        f"line {number}: {one_line(str(path))} lies outside the folder of the table. Where you trust it, "
+        "add --allow-outside"
         for number, path in rows
-        if os.path.commonpath([folder, path]) != folder
+        if not _lies_below(table, path)
     ]
+
+
+def _lies_below(table: Path, path: Path) -> bool:
+    """Say whether a path lies below the folder of a table, as it is written: where links lead is the folder's affair.
+
+    An address in a table on this disk names no file of this disk, and is taken.
+    """
+    if isinstance(table, RemotePath):
+        return isinstance(path, RemotePath) and path.is_below(table)
+    if isinstance(path, RemotePath):
+        return True
+    folder = os.path.abspath(table.parent)  # noqa: PTH100
+    return os.path.commonpath([folder, os.path.abspath(path)]) == folder  # noqa: PTH100
 
 
 def _csv_entry(
@@ -291,8 +336,7 @@ def _csv_entry(
     cells = {kind: row.get(column, "") if column else "" for kind, column in names.items()}
     if not row.get(path_column):
         mistakes.append(f"line {number}: `{path_column}` is empty")
-    slide = Path(row.get(path_column, ""))
-    slide = slide if slide.is_absolute() else table.parent / slide
+    slide = _named_by(table, row.get(path_column, ""))
     slide_id = safe_name(cells["slide_id"] or series.name(slide))
     used = {path_column, *(column for column in names.values() if column)}
     extra = {key: value for key, value in row.items() if key and key not in used}
@@ -303,6 +347,15 @@ def _csv_entry(
         mpp=_manifest_mpp(cells["mpp"], number, mistakes),
         columns=extra,
     )
+
+
+def _named_by(table: Path, text: str) -> Path:
+    """Return what a cell of a table means: an address, a path, or what lies there as seen from the table."""
+    if is_url(text):
+        return path_of(text)
+    if isinstance(table, RemotePath):
+        return table.beside(text)
+    return table.parent / text
 
 
 def _manifest_mpp(cell: str, number: int, mistakes: list[str]) -> float | None:
@@ -328,7 +381,8 @@ def _drop_repeats(entries: list[SlideEntry], notes: list[str], series: Series) -
 
 def _common_folder(sources: Sequence[Path]) -> Path:
     """Return the folder that holds all sources: what paths are told apart by, wherever it is moved to."""
-    folders = [source if source.is_dir() else source.parent for source in sources]
+    here = [source for source in sources if not isinstance(source, RemotePath)]
+    folders = [source if source.is_dir() else source.parent for source in here] or [Path()]
     return Path(os.path.commonpath([folder.absolute() for folder in folders]))
 
 
@@ -361,8 +415,12 @@ def same_name(name: str) -> str:
 
 def name_after_path(entry: SlideEntry, base: Path, taken: Collection[str]) -> SlideEntry:
     """Return the slide with a short hash of its path in its name: relative to `base`, absolute where that is taken."""
-    path = os.path.abspath(entry.path)  # noqa: PTH100 - a link keeps the name it was given
-    for text in (Path(os.path.relpath(path, base)).as_posix(), path):
+    if isinstance(entry.path, RemotePath):
+        texts = [str(entry.path)]
+    else:
+        path = os.path.abspath(entry.path)  # noqa: PTH100 - a link keeps the name it was given
+        texts = [Path(os.path.relpath(path, base)).as_posix(), path]
+    for text in texts:
         slide_id = f"{entry.slide_id}__{_short_hash(text)}"
         if same_name(slide_id) not in taken:
             break

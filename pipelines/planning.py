@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from wsi.address import is_url
+
 from . import plan_text
 from .config import ExtractSettings
 from .counting import Count, Estimate, count, estimate, size_of
@@ -178,7 +180,10 @@ def keep(plan: Plan, run: Run, settings: ExtractSettings, encoder: Encoder) -> N
         seconds=round(plan.forecast.seconds, 2),
         limit=plan.forecast.verdict.limit,
         tiles=round(plan.estimate.expected, 1),
-        files={entry.slide_id: os.path.relpath(entry.path, run.job.root) for entry in plan.triage.waiting},
+        files={
+            entry.slide_id: str(entry.path) if is_url(str(entry.path)) else os.path.relpath(entry.path, run.job.root)
+            for entry in plan.triage.waiting
+        },
     )
     run.finish("done", forecast=kept.to_dict(), bottleneck=plan.forecast.verdict.text)
 

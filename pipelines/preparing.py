@@ -122,7 +122,7 @@ def prepared(job: JobFolder, tiling: Tiling, settings: ExtractSettings, item: _I
 
 def hashed(job: JobFolder, entry: SlideEntry) -> _Answer:
     """Hash a slide in a process of its own; return the hash or why there is none, and what that took."""
-    return _timed(lambda: series_sha256(job, entry.slide_id, entry.files), OSError, JobError)
+    return _timed(lambda: series_sha256(job, entry.slide_id, entry.files), OSError, wsi.SlideError, JobError)
 
 
 def _called(call: _Call) -> _Answer:

@@ -16,6 +16,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
+from wsi.address import RemotePath
+from wsi.ranges import RemoteFile
+from wsi.staging import Held, Staging
+
 from .errors import JobError
 from .files import json_bytes, sha256_file, sha256_json, write_bytes, write_json
 from .jobfolder import JobFolder
@@ -65,6 +69,9 @@ class FileState:
         Raises:
             OSError: the file cannot be looked at.
         """
+        if isinstance(path, RemotePath):
+            state = RemoteFile.of(path).state()
+            return cls(state.size, int(sha256_json(state.tag)[:12], 16), 0)
         stat = path.stat()
         return cls(stat.st_size, stat.st_mtime_ns, stat.st_ino)
 
@@ -72,11 +79,15 @@ class FileState:
 def slide_sha256(job: JobFolder, slide_id: str, path: Path) -> str:
     """Return the SHA-256 of a slide file; each slide is read for this once, then remembered.
 
-    What is remembered holds for the file's size, time and inode, and may be deleted at any time.
+    What is remembered holds for the file's size, time and inode, and may be deleted at any time. Of a slide behind an
+    address it is `stamp:` and the SHA-256 of its size and of what the server says of its content (ETag, else the time
+    of its last change): only where the server says nothing, the slide is copied here and read.
 
     Raises:
         OSError: the file cannot be read.
     """
+    if isinstance(path, RemotePath):
+        return hashed_again(path)
     stamp = _stamp(path)
     known = _remembered(job, slide_id, stamp)
     if known is not None:
@@ -84,6 +95,29 @@ def slide_sha256(job: JobFolder, slide_id: str, path: Path) -> str:
     digest = sha256_file(path)
     write_json(job.hashes / f"{slide_id}.json", {"stamp": stamp, "sha256": digest})
     return digest
+
+
+def hashed_again(path: Path) -> str:
+    """Return what `slide_sha256` would if nothing were remembered.
+
+    Raises:
+        OSError: the file cannot be read.
+        wsi.SlideError: it lies elsewhere, its server does not tell contents apart, and there is no room for a copy.
+    """
+    if isinstance(path, RemotePath):
+        return told_sha256(path) or sha256_file(copy_of(path).path)
+    return sha256_file(path)
+
+
+def told_sha256(path: RemotePath) -> str | None:
+    """Return what stands for a slide behind an address, as the server tells it; None where it tells nothing."""
+    stamp = RemoteFile.of(path).state().stamp
+    return stamp and f"stamp:{stamp}"
+
+
+def copy_of(path: RemotePath) -> Held:
+    """Return a copy of a slide on this disk, held as long as it is used."""
+    return Staging.of_user().copy(path, RemoteFile.of(path).state())
 
 
 def _stamp(path: Path) -> list[int]:
@@ -112,6 +146,8 @@ def known_sha256(job: JobFolder, slide_id: str, files: Sequence[Path]) -> str | 
     """Return what `series_sha256` would, where it is remembered; reads no slide and writes nothing."""
     names = [slide_id] if len(files) == 1 else [f"{slide_id}.{number}" for number in range(len(files))]
     try:
+        if isinstance(files[0], RemotePath):
+            return told_sha256(files[0])
         known = [_remembered(job, name, _stamp(path)) for name, path in zip(names, files, strict=True)]
     except OSError:
         return None

@@ -25,6 +25,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from wsi.address import RemotePath, path_of
+
 from .errors import EnvironmentFault, UsageError
 from .files import json_bytes, sync_folder, write_json
 from .jobfolder import JobFolder
@@ -121,10 +123,10 @@ class Keyring:
 
     def slide(self, entry: SlideEntry) -> str:
         """Return the made-up name of a slide: the one it has, by its path, else one made of its true name."""
-        path = os.path.abspath(entry.path)  # noqa: PTH100 - a link keeps the name it was given
+        path = _place_of(entry)
         has = next((name for name, known in self.slides.items() if known["path"] == path), None)
         name = has or self._named("slide", "s", entry.slide_id)
-        if not has and name in self.slides and Path(self.slides[name]["path"]).exists():
+        if not has and name in self.slides and path_of(self.slides[name]["path"]).exists():
             name = self._named("slide", "s", f"{entry.slide_id}\0{path}")  # two slides of one name, given one by one
         self.slides[name] = {"slide_id": entry.slide_id, "path": path, "case_id": entry.case_id}
         return name
@@ -140,7 +142,7 @@ class Keyring:
     def true_entry(self, name: str) -> SlideEntry:
         """Return a slide as it is truly called."""
         known = self.slides[name]
-        return SlideEntry(known["slide_id"], Path(known["path"]), known["case_id"])
+        return SlideEntry(known["slide_id"], path_of(known["path"]), known["case_id"])
 
     def write(self, path: Path) -> None:
         """Write the key file whole; only its owner may read it."""
@@ -193,6 +195,8 @@ def _entry(entry: SlideEntry, keyring: Keyring, keyfile: Path) -> SlideEntry:
 def _linked(entry: SlideEntry, name: str, folder: Path) -> tuple[Path, tuple[Path, ...]]:
     """Make links that are called by the made-up name; return that of the slide, and all of a series."""
     suffix = entry.path.suffix.lower()
+    if isinstance(entry.path, RemotePath):
+        return RemotePath(entry.path.url, called=f"{name}{suffix}"), ()
     if suffix in _ONE_ANOTHER:
         raise UsageError(
             f"{entry.path.name}: its files name one another, and cannot be opened under made-up names. "
@@ -208,6 +212,12 @@ def _linked(entry: SlideEntry, name: str, folder: Path) -> tuple[Path, tuple[Pat
         return _link(folder / f"{name}{suffix}", entry.path), ()
     except OSError as error:
         raise EnvironmentFault(f"{folder.parent}: links to the slides cannot be made ({error.strerror}).") from error
+
+
+def _place_of(entry: SlideEntry) -> str:
+    if isinstance(entry.path, RemotePath):
+        return str(entry.path)
+    return os.path.abspath(entry.path)  # noqa: PTH100 - a link keeps the name it was given
 
 
 def _link(link: Path, target: Path) -> Path:

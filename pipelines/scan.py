@@ -177,7 +177,7 @@ def digest_of(entry: SlideEntry) -> str | None:
 
 
 def _seconds_to_read(entry: SlideEntry) -> float:
-    return 60.0 + sum(os.stat(path).st_size for path in entry.files if path.is_file()) / 1e7  # noqa: PTH116
+    return 60.0 + sum(path.stat().st_size for path in entry.files if path.is_file()) / 1e7
 
 
 def _same_picture(rows: Iterable[SlideRow]) -> list[list[str]]:

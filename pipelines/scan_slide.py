@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 
 import wsi
+from wsi.address import RemotePath
 from wsi.anatomy import anatomy
 from wsi.geometry import best_level
 from wsi.probe import LevelProbe, Probe, probe, zeros_in
@@ -31,6 +32,8 @@ _MOST_FOR_TISSUE = 4e8
 """Pixels that are read for the tissue at most: a huge slide without a pyramid takes a job minutes there."""
 _SOME, _MUCH = 0.02, 0.2
 """Shares of the tissue from which on a flaw is told, and from which on it is a warning."""
+_OPENED, _COPIED = 180.0, 3600.0
+"""Seconds that looking at a slide may take, and getting a copy of one that lies elsewhere."""
 _SIGNATURE = 32
 """Side of the small picture by which slides are compared, px: a biopsy of a millimeter must show."""
 
@@ -195,7 +198,7 @@ def _with_files(row: SlideRow) -> SlideRow:
 
 def _cannot_be_read(error: OSError) -> Finding:
     what = f"it cannot be read ({error.strerror or error})"
-    return Finding("red", "unreadable", what, "Check the disk, the path and its rights.")
+    return Finding("red", "unreadable", what, getattr(error, "mend", "Check the disk, the path and its rights."))
 
 
 def _with_facts(row: SlideRow, slide: wsi.Slide) -> SlideRow:
@@ -358,11 +361,12 @@ def alike(one: SlideRow, other: SlideRow) -> bool:
 
 
 def seconds_for(task: Task) -> float:
-    """Return the time limit of a slide; with `deep`, by its size."""
+    """Return the time limit of a slide; with `deep`, by its size; far more where it may have to be copied first."""
+    first = _OPENED + (_COPIED if isinstance(task.entry.path, RemotePath) else 0.0)
     if not task.settings.deep:
-        return 180.0
+        return first
     with_files = sum(path.stat().st_size for path in _files(task.entry))
-    return 180.0 + math.ceil(with_files / 1e6)
+    return first + math.ceil(with_files / 1e6)
 
 
 def _files(entry: SlideEntry) -> list[Path]:

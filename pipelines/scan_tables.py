@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from wsi.address import RemotePath
 from wsi.errors import printable
 
 from .files import csv_bytes, write_bytes
@@ -172,6 +173,8 @@ def _needs_mpp(row: SlideRow) -> bool:
 
 def _path_from(table: Path, slide: Path) -> str:
     """Return a slide's path as a table names it: from the table's folder where it lies below that, else in full."""
+    if isinstance(slide, RemotePath):
+        return str(slide)
     folder, path = os.path.abspath(table.parent), os.path.abspath(slide)  # noqa: PTH100 - links keep their names
     relative = os.path.relpath(path, folder)
     if relative.startswith(".."):

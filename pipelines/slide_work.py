@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 import stain
 import wsi
+from wsi.ranges import RemoteError
+from wsi.sources import fetch_error
 
 from . import tissue_of_slide
 from .config import ExtractSettings
@@ -45,6 +47,7 @@ class SlideWork:
         features: (N, D), filled row by row; None until the first batch.
         done: (N,) rows that are encoded.
         missing: row → cause, of tiles that could not be read.
+        unfetched: why the network did not give some of them: they may be whole.
     """
 
     entry: SlideEntry
@@ -58,6 +61,7 @@ class SlideWork:
     features: NDArray[Any] | None = None
     done: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
     missing: dict[int, str] = field(default_factory=dict)
+    unfetched: wsi.FetchError | None = None
 
     def __post_init__(self) -> None:
         """Start with no row encoded."""
@@ -175,6 +179,8 @@ def finish_slide(
         wsi.SlideError: too many tiles are missing, a feature is no number, or the file changed meanwhile.
     """
     name = work.entry.slide_id
+    if work.unfetched is not None:
+        raise work.unfetched  # it must not stay without tiles that are there
     _check_missing(work, settings)
     if _look(work.entry) != work.state:
         raise wsi.SlideError(name, "the file changed while it was read", "Run again when it has been copied whole.")
@@ -253,6 +259,8 @@ def _more(work: SlideWork) -> dict[str, Any]:
 def _look(entry: SlideEntry) -> tuple[FileState, ...]:
     try:
         return tuple(FileState.of(path) for path in entry.files)
+    except RemoteError as error:
+        raise fetch_error(error) from None
     except OSError as error:
         raise wsi.UnreadableSlideError(
             entry.path.name, f"cannot be read ({error.strerror})", "Check the path and its rights."

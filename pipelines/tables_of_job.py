@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from wsi.address import RemotePath, is_url, path_of
+
 from .claims import Claims
 from .config import ARTIFACTS
 from .errors import UsageError
@@ -79,7 +81,7 @@ def read_manifest(job: JobFolder) -> Manifest:
         )
     entries = []
     for row in read_csv(job.manifest, strip=False):
-        path = Path(os.path.normpath(job.root / row["path"]))
+        path = path_of(row["path"]) if is_url(row["path"]) else Path(os.path.normpath(job.root / row["path"]))
         series = tuple(path.parent / name for name in row.get("series", "").split("|") if name)
         more = {name: value for name, value in row.items() if name not in _OWN and value}
         mpp = float(row["mpp"]) if row.get("mpp") else None
@@ -200,11 +202,15 @@ def _named_in(tree: Path) -> dict[str, Path]:
 
 
 def _relative(path: Path, job: JobFolder) -> str:
+    if isinstance(path, RemotePath):
+        return str(path)
     return Path(os.path.relpath(path, job.root)).as_posix()
 
 
 def _is_other(known: SlideEntry | None, entry: SlideEntry) -> bool:
     """Tell whether a slide of the job is another than this one, and still lies where it was."""
+    if known is not None and (isinstance(known.path, RemotePath) or isinstance(entry.path, RemotePath)):
+        return str(known.path) != str(entry.path)
     try:
         return known is not None and known.path.exists() and not known.path.samefile(entry.path)
     except OSError:

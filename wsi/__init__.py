@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from wsi.dicom_series import series_uid
     from wsi.drawn import read_tissue
     from wsi.errors import (
+        FetchError,
         GridError,
         ImplausibleMppError,
         MaskError,
@@ -45,6 +46,7 @@ _HOME = {
         "MppError",
         "NotBrightfieldError",
         "SlideError",
+        "FetchError",
         "TileReadError",
         "TooCoarseError",
         "UnreadableSlideError",
@@ -62,6 +64,7 @@ _HOME = {
 _WHERE = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
+    "FetchError",
     "GridError",
     "ImplausibleMppError",
     "Level",

@@ -87,7 +87,7 @@ class Anatomy:
 def anatomy(slide: Slide) -> Anatomy:
     """Look at what the file of a slide is made of."""
     try:
-        with TiffFile(slide.path) as tiff:
+        with TiffFile(getattr(slide, "source", None) or slide.path) as tiff:
             return _of_tiff(tiff, slide)
     except (TiffProblemError, OSError, KeyError):
         return _of_openslide(slide.path)

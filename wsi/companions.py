@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from wsi.address import RemotePath, path_of
 from wsi.dicom_header import is_dicom
 from wsi.dicom_series import series_files
 
@@ -26,7 +27,9 @@ def files_of(path: str | Path) -> tuple[Path, ...]:
     MIRAX keeps its data in a folder of the same name; Hamamatsu's VMS, VMU and NDPIS name files that begin like them.
     A DICOM slide is all files of its series in the folder.
     """
-    path = Path(path)
+    path = path_of(path) if isinstance(path, str) else path
+    if isinstance(path, RemotePath):
+        return (path,)
     suffix = path.suffix.lower()
     if suffix == ".mrxs":
         return (path, *sorted(file for file in path.with_suffix("").glob("*") if file.is_file()))

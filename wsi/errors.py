@@ -11,6 +11,7 @@ SlideError
 ├── TooCoarseError           the slide is coarser than the asked µm/px
 ├── GridError                no grid of whole pixels is near enough to the asked tile width
 └── TileReadError            one region could not be read
+    └── FetchError           the network did not give its bytes: nothing says that they are damaged
 """
 
 from __future__ import annotations
@@ -94,3 +95,7 @@ class GridError(SlideError):
 
 class TileReadError(SlideError):
     """One region could not be read; the slide may still serve others."""
+
+
+class FetchError(TileReadError):
+    """The network did not give the bytes of a region, however often it was asked; they may be whole."""

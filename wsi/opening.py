@@ -7,10 +7,12 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
+from wsi.address import RemotePath, path_of
 from wsi.dicom_header import PHOTOMETRIC as DICOM_PHOTOMETRIC
 from wsi.dicom_header import read_dicom_header
 from wsi.errors import (
     COPY_AGAIN,
+    FetchError,
     NotBrightfieldError,
     OtherPictureError,
     SlideError,
@@ -18,14 +20,19 @@ from wsi.errors import (
     UnreadableSlideError,
     printable,
 )
+from wsi.geometry import downsample_of
 from wsi.icc import CHOICES, to_srgb
 from wsi.jpeg_header import read_header
+from wsi.ranges import NoRangesError, RemoteError, RemoteFile
 from wsi.readers.base import BaseSlide
 from wsi.slide import Slide
+from wsi.sources import RangeSource, fetch_error
+from wsi.staging import Staging
 from wsi.tiff_directory import (
     COMPRESSION,
     LONGEST_TEXT,
     PHOTOMETRIC,
+    SOFTWARE,
     XMP,
     Directory,
     TiffFile,
@@ -40,6 +47,8 @@ _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _COPY = "Copy or download it again."
 _JPEG, _RGB, _YCBCR = 7, 2, 6
 _GREY = {0, 1}
+NOT_ALONE = {".mrxs", ".vms", ".vmu", ".ndpis", ".dcm"}
+"""Slides that may be several files."""
 
 Open = Callable[..., BaseSlide]
 
@@ -60,7 +69,7 @@ def open_slide(
     compared with what the reader shows; where they differ, a third decides.
 
     Args:
-        path: the file. Only regular files are opened.
+        path: the file, or its address (`https://…`, `s3://…`; see `wsi.address`). Only regular files are opened.
         slide_mpp: µm/px, used only where the file's own value is missing or refused.
         manifest_mpp: µm/px of this very slide; used always.
         icc: `srgb` turns tiles and thumbnails into sRGB by the file's colour profile, where it has one; `none` leaves
@@ -78,7 +87,9 @@ def open_slide(
     """
     if icc not in CHOICES:
         raise ValueError(f"icc must be one of {', '.join(CHOICES)}, not {icc}")
-    slide = _open(Path(path), slide_mpp=slide_mpp, manifest_mpp=manifest_mpp, low_band=low_band)
+    path = path_of(path) if isinstance(path, str) else path
+    opened = _open_address if isinstance(path, RemotePath) else _open
+    slide = opened(path, slide_mpp=slide_mpp, manifest_mpp=manifest_mpp, low_band=low_band)  # type: ignore[arg-type]
     if icc == "srgb" and slide.profile is not None:
         try:
             slide.convert = to_srgb(slide.profile, slide.name)
@@ -114,6 +125,64 @@ def _open(path: Path, *, slide_mpp: float | None, manifest_mpp: float | None, lo
     raise _no_reader(path, head, failures)
 
 
+def _open_address(
+    path: RemotePath, *, slide_mpp: float | None, manifest_mpp: float | None, low_band: bool
+) -> BaseSlide:
+    """Open a slide that lies elsewhere: in pieces where its tiles can be taken straight from it, else as a copy."""
+    if path.suffix.lower() in NOT_ALONE:
+        what = f"a {path.suffix} slide may be several files, and is not read over the network"
+        raise UnreadableSlideError(path.name, what, "Copy the whole of it to this disk.")
+    try:
+        try:
+            source = RangeSource(path)
+            if source.read(0, 4).startswith(_TIFF):
+                slide = _piece_by_piece(source, low_band=low_band, slide_mpp=slide_mpp, manifest_mpp=manifest_mpp)
+                if slide is not None:
+                    return slide
+        except NoRangesError:
+            pass
+        copy = Staging.of_user().copy(path, RemoteFile.of(path).state())
+    except RemoteError as error:
+        raise fetch_error(error) from None
+    slide = _open(copy.path, slide_mpp=slide_mpp, manifest_mpp=manifest_mpp, low_band=low_band)
+    slide.held = copy
+    return slide
+
+
+def _piece_by_piece(source: RangeSource, *, low_band: bool, **given: float | None) -> BaseSlide | None:
+    """Open a slide of which every level's tiles can be taken straight from the file, None for any other."""
+    from wsi.readers.tiff import TiffSlide
+
+    try:
+        with TiffFile(source) as tiff:
+            if TiffSlide not in _choose_tiff_readers(source.path, tiff) or _by_rules_of_a_maker(tiff):
+                return None
+            levels = sum(directory.tiled and _is_level(directory, _largest(tiff)) for directory in tiff.every())
+        slide: BaseSlide = TiffSlide(source, **given)
+    except TiffProblemError as error:
+        raise UnreadableSlideError(source.path.name, f"this TIFF is damaged: {error}", _COPY) from None
+    except (FetchError, NotBrightfieldError):
+        raise
+    except SlideError:
+        return None  # a reader on this disk may know it
+    if len(slide.levels) == levels:
+        slide = _with_native_tiles(slide, low_band=low_band)
+        if slide.native is not None and all(slide.native.levels):
+            return slide
+    slide.close()
+    return None
+
+
+def _is_level(directory: Directory, largest: Directory) -> bool:
+    return downsample_of((largest.width, largest.height), (directory.width, directory.height)) is not None
+
+
+def _by_rules_of_a_maker(tiff: TiffFile) -> bool:
+    """Say whether more than the TIFF tags says what the picture is: then only OpenSlide knows."""
+    software = tiff.directories[0].numbers(SOFTWARE).tobytes()
+    return tiff.is_ndpi or any(maker in software for maker in (b"Philips", b"MedScan", b"Hamamatsu"))
+
+
 def _with_native_tiles(slide: BaseSlide, *, low_band: bool, **given: float | None) -> BaseSlide:
     """Let a slide's tiles be read straight from the file, where that shows the same pixels.
 
@@ -144,6 +213,8 @@ def _with_native_tiles(slide: BaseSlide, *, low_band: bool, **given: float | Non
 
 def _another_reader(slide: BaseSlide, **given: float | None) -> BaseSlide | None:
     """Open the file of a slide with a reader of another kind, None where no other takes it."""
+    if isinstance(slide.path, RemotePath):
+        return None  # the others need a file on this disk
     from wsi.readers.openslide import OpenSlideSlide
     from wsi.readers.tiff import TiffSlide
     from wsi.readers.tiffslide import TiffslideSlide
@@ -176,9 +247,13 @@ def _last_resort(
 def check_regular(path: Path) -> None:
     """Refuse what is no regular file: pipes and devices are never opened, for they may never answer.
 
+    An address is neither, and every question to it has a time limit.
+
     Raises:
         UnreadableSlideError: it is none, or cannot be looked at.
     """
+    if isinstance(path, RemotePath):
+        return
     try:
         mode = os.stat(path).st_mode  # noqa: PTH116
     except OSError as error:
@@ -275,7 +350,7 @@ def _choose_tiff_readers(path: Path, tiff: TiffFile) -> list[Open]:
         return [TiffSlide, OpenSlideSlide]
     if any(_stitched(directory) for directory in tiff.directories):
         return [OpenSlideSlide]
-    if _colours_contradict(path, _largest(tiff)):
+    if _colours_contradict(_largest(tiff)):
         return [TiffSlide]  # OpenSlide believes the tag; the decoder needs what the stream says
     return [OpenSlideSlide, TiffSlide]
 
@@ -313,7 +388,7 @@ def _brightfield_mend() -> str:
     return "Leave it out: only stained slides scanned under white light can be used."
 
 
-def _colours_contradict(path: Path, directory: Directory) -> bool:
+def _colours_contradict(directory: Directory) -> bool:
     """Say whether the first JPEG tile names other colours than the TIFF tag does."""
     if directory.number(COMPRESSION, 1) != _JPEG:
         return False
@@ -321,9 +396,8 @@ def _colours_contradict(path: Path, directory: Directory) -> bool:
     full = counts.nonzero()[0]
     if not len(full):
         return False
-    with path.open("rb") as file:
-        file.seek(int(offsets[full[0]]))
-        colour = read_header(file.read(min(int(counts[full[0]]), 65536))).colour
+    data = directory.file.read(int(offsets[full[0]]), min(int(counts[full[0]]), 65536))
+    colour = read_header(data).colour
     tag = directory.number(PHOTOMETRIC, _RGB)
     return (colour == "ycbcr" and tag == _RGB) or (colour == "rgb" and tag == _YCBCR)
 

@@ -17,11 +17,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi.address import RemotePath
 from wsi.anatomy import Anatomy, TileTable, anatomy, table_of
 from wsi.errors import TileReadError
 from wsi.grid import TileGrid, tissue_shares
 from wsi.readers.base import BaseSlide
 from wsi.slide import Slide
+from wsi.sources import open_source
 from wsi.tiff_directory import Directory, TiffFile, TiffProblemError
 from wsi.tissue import Tissue
 
@@ -268,10 +270,13 @@ class _Look:
 def _begins_with_zeros(path: Path, table: TileTable, tiles: list[int]) -> NDArray[np.bool_]:
     """Return which of the tiles begin with zeros, (N,) bool over all tiles."""
     zeroed = np.zeros(len(table.counts), bool)
-    with path.open("rb") as file:
-        for tile in tiles:
-            size = min(_HEAD, int(table.counts[tile]))
-            zeroed[tile] = not any(os.pread(file.fileno(), size, int(table.offsets[tile])))
+    heads = [bytearray(min(_HEAD, int(table.counts[tile]))) for tile in tiles]
+    source = open_source(path)
+    try:
+        source.fill([memoryview(head) for head in heads], [int(table.offsets[tile]) for tile in tiles])
+    finally:
+        source.close()
+    zeroed[tiles] = [not any(head) for head in heads]
     return zeroed
 
 
@@ -284,6 +289,8 @@ def _spread(tiles: NDArray[np.int64], most: int) -> list[int]:
 
 def _holes(path: Path) -> Iterator[tuple[int, int]]:
     """Yield where the parts of a file begin and end that were never written, as far as the file system tells."""
+    if isinstance(path, RemotePath):
+        return  # its server fills them with zeros
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         end = 0
@@ -344,7 +351,8 @@ def _broken_deflate(slide: Slide, table: TileTable, tile: int) -> str | None:
     """Say what is wrong with a deflate stream: libtiff stops where it has pixels enough, and checks no checksum."""
     count, offset = int(table.counts[tile]), int(table.offsets[tile])
     with slide.path.open("rb") as file:
-        data = os.pread(file.fileno(), count, offset)
+        file.seek(offset)
+        data = file.read(count)
     stream = zlib.decompressobj()
     try:
         stream.decompress(data, 16 * table.tile[0] * table.tile[1])

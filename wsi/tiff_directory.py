@@ -9,7 +9,6 @@ Source: TIFF 6.0 (Adobe 1992); BigTIFF as in libtiff 4.
 from __future__ import annotations
 
 import math
-import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,6 +18,8 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+from wsi.sources import ByteSource, open_source
 
 MOST_DIRECTORIES = 1000
 MOST_PIXELS = 2**40
@@ -35,7 +36,7 @@ _RATIONAL = {5, 10}
 
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, DESCRIPTION = 256, 257, 258, 259, 262, 270
 STRIP_OFFSETS, SAMPLES, ROWS_PER_STRIP, STRIP_COUNTS = 273, 277, 278, 279
-PLANAR, TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_COUNTS = 284, 322, 323, 324, 325
+PLANAR, SOFTWARE, TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_COUNTS = 284, 305, 322, 323, 324, 325
 SUB_DIRECTORIES, JPEG_TABLES, XMP, NDPI_FLAG = 330, 347, 700, 65420
 
 
@@ -119,15 +120,18 @@ class Directory:
 class TiffFile:
     """The chain of directories of a file, which stays open until `close`.
 
+    Args:
+        file: its path, or the file where it is open already; that stays open.
+
     Raises:
         TiffProblemError: the chain cannot be followed: no directory, a loop, too many, or places beyond the end.
         OSError: the file cannot be read.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    def __init__(self, file: Path | ByteSource) -> None:
+        self._source = open_source(file) if isinstance(file, Path) else file.share()
         try:
-            self.size = os.fstat(self._fd).st_size
+            self.size = self._source.size
             self._seen: set[int] = set()
             self._read_header()
             self.directories = list(self._chain(self._first, depth=0))
@@ -140,11 +144,11 @@ class TiffFile:
 
     def close(self) -> None:
         """Let go of the file; tags can no longer be read."""
-        os.close(self._fd)
+        self._source.close()
 
-    def duplicate(self) -> int:
-        """Return a descriptor of the very same file, for the caller to close."""
-        return os.dup(self._fd)
+    def share(self) -> ByteSource:
+        """Return the very same file, for the caller to close."""
+        return self._source.share()
 
     def __enter__(self) -> Self:
         return self
@@ -181,7 +185,7 @@ class TiffFile:
         Raises:
             TiffProblemError: they lie beyond the end of the file.
         """
-        data = os.pread(self._fd, size, place) if place + size <= self.size else b""
+        data = self._source.read(place, size) if place + size <= self.size else b""
         if len(data) < size:
             what = f"a table at byte {place:,} lies beyond the end of the file"
             raise TiffProblemError(f"it is cut short: {what} ({self.size:,} bytes)")

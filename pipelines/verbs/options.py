@@ -8,8 +8,16 @@ from typing import Annotated, Any
 import typer
 
 from pipelines.console import say
+from wsi.address import path_of
 
-Slides = Annotated[list[Path], typer.Argument(help="A folder (searched recursively), slides, or a CSV manifest.")]
+Slides = Annotated[
+    list[Path],
+    typer.Argument(
+        parser=path_of,
+        metavar="SLIDES...",
+        help="A folder (searched recursively), slides, a CSV manifest, or addresses of these (https://…, s3://…).",
+    ),
+]
 Outside = Annotated[
     bool, typer.Option("--allow-outside", help="Take slides that a CSV manifest names outside its own folder.")
 ]

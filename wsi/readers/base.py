@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -16,16 +15,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi.errors import COPY_AGAIN, TileReadError
+from wsi.file_identity import FileIdentity
 from wsi.icc import ColorProfile, ToSrgb, profile_of
 from wsi.mpp import Mpp
+from wsi.ranges import RemoteError
 from wsi.slide import Level
+from wsi.sources import ByteSource, Identity, fetch_error
 from wsi.thread_clock import set_aside
 
 if TYPE_CHECKING:
     from wsi.readers.direct import NativeTiles
+    from wsi.staging import Held
 
 WHITE = 255
-_KEPT = ("mpp", "mpp_problem", "convert", "native")
+_KEPT = ("mpp", "mpp_problem", "convert", "native", "held")
 """What may be decided about a slide after it was opened."""
 
 
@@ -48,10 +51,13 @@ class Facts:
 class BaseSlide(ABC):
     """A slide; readers say how a region is read (`_read`) and what is to be closed (`_close`)."""
 
+    source: ByteSource | None = None
+    """Its open file, where the reader works on one."""
+
     def __init__(self, facts: Facts) -> None:
         self._facts = facts
         self._closed = False
-        self._identity = _identity(facts.path)
+        self._identity: Identity | None = _identity(facts.path)
         self.path = facts.path
         self.name = facts.name
         self.reader = facts.reader
@@ -65,6 +71,8 @@ class BaseSlide(ABC):
         self.convert: ToSrgb | None = None
         self.native: NativeTiles | None = None
         """The compressed tiles of the file, where they can be read without `read`."""
+        self.held: Held | None = None
+        """What keeps the file on this disk until the slide is closed, where it is a copy of one that lies elsewhere."""
 
     @cached_property
     def profile(self) -> ColorProfile | None:
@@ -92,6 +100,8 @@ class BaseSlide(ABC):
             raise self._failed(x, y, width, height, level, error) from error.with_traceback(None)
 
     def _failed(self, x: int, y: int, width: int, height: int, level: int, error: Exception) -> TileReadError:
+        if isinstance(error, RemoteError):
+            return fetch_error(error)
         cause = str(error) or type(error).__name__
         what = f"cannot read {width} x {height} px at ({x}, {y}) of level {level} ({self.reader}: {cause})"
         return TileReadError(self.name, what, COPY_AGAIN)
@@ -103,6 +113,9 @@ class BaseSlide(ABC):
             if self.native is not None:
                 self.native.close()
             self._close()
+            if self.held is not None:
+                self.held.let_go()
+                self.held = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel to another process as the way to open the file there: a handle never crosses."""
@@ -137,7 +150,7 @@ class ReopenedSlide(BaseSlide):
     """
 
     def __init__(
-        self, reader: Callable[[Path], BaseSlide], facts: Facts, identity: FileIdentity, kept: dict[str, Any]
+        self, reader: Callable[[Path], BaseSlide], facts: Facts, identity: Identity, kept: dict[str, Any]
     ) -> None:
         super().__init__(facts)
         vars(self).update(kept)
@@ -193,19 +206,3 @@ def on_white(rgba: NDArray[np.uint8], *, premultiplied: bool = False) -> NDArray
     if not premultiplied:
         colour = (colour * opaque + WHITE // 2) // WHITE
     return np.asarray(np.minimum(colour + (WHITE - opaque), WHITE), np.uint8)
-
-
-@dataclass(frozen=True)
-class FileIdentity:
-    """What tells whether the file at a path is still the one that was opened."""
-
-    device: int
-    inode: int
-    size: int
-    changed: int
-
-    @classmethod
-    def of(cls, path: Path | int) -> FileIdentity:
-        """Look at the file now, at a path or behind a descriptor."""
-        stat = os.stat(path)  # noqa: PTH116
-        return cls(stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)

@@ -6,20 +6,17 @@ compares it at opening with what the slide's own reader shows.
 
 from __future__ import annotations
 
-import os
 import threading
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-from wsi.errors import TileReadError
 from wsi.jpeg_header import END, START, read_header
-from wsi.readers.base import FileIdentity
 from wsi.readers.codecs import WORKING_BYTES, Codec
+from wsi.sources import ByteSource
 
 SCALES = (8, 4, 2, 1)
 """By what libjpeg can reduce while it decodes."""
@@ -130,19 +127,20 @@ class NativeLevel:
 class NativeTiles:
     """The compressed tiles of a slide, level by level; None for a level that must be read otherwise.
 
-    The file stays open: one that is put in its place does no harm, and one that is written over is noticed.
+    Args:
+        levels: of the slide.
+        source: its open file, closed with this.
     """
 
-    def __init__(self, path: Path, levels: tuple[NativeLevel | None, ...], descriptor: int) -> None:
-        self.path = path
-        self.name = path.name
+    def __init__(self, levels: tuple[NativeLevel | None, ...], source: ByteSource) -> None:
+        self.path = source.path
+        self.name = source.path.name
         self.levels = levels
-        self._file: _OpenFile | None = _OpenFile(descriptor)
-        self._identity = FileIdentity.of(descriptor)
+        self._source = source
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel to another process as the way to open the file there."""
-        return _open_again, (self.path.absolute(), self.levels, self._identity)
+        return NativeTiles, (self.levels, self._source)
 
     def fetch(self, level: NativeLevel, tiles: list[int] | NDArray[np.int64]) -> list[memoryview | OSError]:
         """Return the bytes of each tile, `level.room` bytes in front, or why there are none.
@@ -150,52 +148,24 @@ class NativeTiles:
         Called from several threads; what it returns lasts until the same thread fetches again.
 
         Raises:
-            TileReadError: the file was written to since it was opened.
+            TileReadError: the file was written to since it was opened, or lies elsewhere and does not come.
         """
-        file = self._file  # a reference of this thread: the file is closed when the last one is gone
-        if file is None:
-            raise ValueError(f"{self.name}: the slide was closed before all its tiles were read")
         counts, offsets, room = level.counts[tiles].tolist(), level.offsets[tiles].tolist(), level.room
         memory = spare_memory("compressed", sum(counts) + room * len(counts)).data
-        data: list[memoryview | OSError] = []
-        end = 0
-        for count, offset in zip(counts, offsets, strict=True):
-            begin, end = end, end + room + count
-            try:
-                got = os.preadv(file.descriptor, [memory[begin + room : end]], offset)
-            except OSError as error:
-                data.append(error)
-            else:
-                data.append(memory[begin : begin + room + got])
-        if FileIdentity.of(file.descriptor) != self._identity:
-            raise TileReadError(self.name, "the file was changed while it was read", "Run this slide again.")
-        return data
+        begins, end = [], 0
+        for count in counts:
+            begins.append(end)
+            end += room + count
+        views = [memory[begin + room : begin + room + count] for begin, count in zip(begins, counts, strict=True)]
+        got = self._source.fill(views, offsets)
+        return [
+            memory[begin : begin + room + read] if isinstance(read, int) else read
+            for begin, read in zip(begins, got, strict=True)
+        ]
 
     def close(self) -> None:
         """Let go of the file; reads that run in other threads end first."""
-        self._file = None
-
-
-def _open_again(path: Path, levels: tuple[NativeLevel | None, ...], identity: FileIdentity) -> NativeTiles:
-    try:
-        native = NativeTiles(path, levels, os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0)))
-    except OSError as error:
-        raise TileReadError(
-            path.name, f"the file cannot be opened again ({error.strerror})", "Check the path."
-        ) from error
-    if native._identity != identity:
-        raise TileReadError(path.name, "the file was changed while it was read", "Run this slide again.")
-    return native
-
-
-class _OpenFile:
-    """A file descriptor that is closed when nobody holds it any more."""
-
-    def __init__(self, descriptor: int) -> None:
-        self.descriptor = descriptor
-
-    def __del__(self) -> None:
-        os.close(self.descriptor)
+        self._source.close()
 
 
 def _put(pixels: NDArray[np.uint8], into: NDArray[np.uint8] | None) -> NDArray[np.uint8]:

@@ -41,10 +41,10 @@ def find_native_tiles(slide: BaseSlide, *, low_band: bool = False) -> NativeTile
         low_band: reduce JPEG 2000 by leaving out its finer bands.
     """
     try:
-        with TiffFile(slide.path) as tiff:
+        with TiffFile(slide.source or slide.path) as tiff:
             count = 0 if tiff.is_ndpi else len(slide.levels)
             levels = tuple(_level(tiff, slide, number, low_band=low_band) for number in range(count))
-            return NativeTiles(slide.path, levels, tiff.duplicate()) if any(levels) else None
+            return NativeTiles(levels, tiff.share()) if any(levels) else None
     except (TiffProblemError, OSError):
         return None
 

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from wsi import mpp as pixel_size
 from wsi.errors import TileReadError, UnreadableSlideError
+from wsi.file_identity import FileIdentity
 from wsi.geometry import downsample_of
-from wsi.readers.base import BaseSlide, Facts, FileIdentity, on_white
+from wsi.readers.base import BaseSlide, Facts, on_white
 from wsi.slide import Level
 
 _PROPERTIES = (

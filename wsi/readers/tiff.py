@@ -1,16 +1,17 @@
 """TIFF files through tifffile: OME-TIFF, whose levels OpenSlide does not see, and plain TIFF that it refuses.
 
-Tiles are fetched with `pread` and decoded by libjpeg-turbo or imagecodecs, so that threads do not wait for each other.
+Tiles are fetched from the open file, or from an address, and decoded by libjpeg-turbo or imagecodecs, so that threads
+do not wait for each other.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,14 +21,17 @@ import tifffile
 from numpy.typing import NDArray
 
 from wsi import mpp as pixel_size
+from wsi.address import RemotePath
 from wsi.errors import NotBrightfieldError, OtherPictureError, SlideError, UnreadableSlideError
 from wsi.geometry import downsample_of
 from wsi.jpeg2000 import read_codestream
 from wsi.jpeg_header import END, START, color_marker, read_header, shared_part
+from wsi.ranges import RemoteError
 from wsi.readers.base import Facts, on_white
 from wsi.readers.codecs import JPEG2000, rgb_of_ycbcr
 from wsi.readers.mosaic import MosaicSlide
 from wsi.slide import Level
+from wsi.sources import ByteSource, SourceFile, fetch_error, open_source
 from wsi.tiff_directory import MOST_TILE_PIXELS
 
 # What tifffile finds odd it logs; what matters of it becomes our error, and nothing goes to stderr unasked.
@@ -47,20 +51,27 @@ class TiffSlide(MosaicSlide):
         NotBrightfieldError: its channels are not red, green and blue.
     """
 
-    def __init__(self, path: Path, *, slide_mpp: float | None = None, manifest_mpp: float | None = None) -> None:
+    def __init__(
+        self, file: Path | ByteSource, *, slide_mpp: float | None = None, manifest_mpp: float | None = None
+    ) -> None:
+        opened = open_source(file) if isinstance(file, RemotePath) else file
+        path = opened if isinstance(opened, Path) else opened.path
         try:
-            with tifffile.TiffFile(path) as tiff:
+            with tifffile.TiffFile(opened if isinstance(opened, Path) else BufferedReader(SourceFile(opened))) as tiff:
                 series = _slide_series(tiff, path.name)
                 self._planes = _planes(series, path.name)
                 stated, source = _stated_mpp(tiff, series)
                 icc = _profile(series)
+                power = _power(tiff)
                 vendor = "aperio" if tiff.is_svs else "hamamatsu" if tiff.is_ndpi else None
+        except RemoteError as error:
+            raise fetch_error(error) from None
         except SlideError:
             raise
         except Exception as error:  # the border: tifffile raises some forty kinds
             raise UnreadableSlideError(path.name, f"tifffile cannot open it ({error})") from error.with_traceback(None)
         first = self._planes[0]
-        value, problem = pixel_size.resolve(stated, source, None, slide_mpp=slide_mpp, manifest_mpp=manifest_mpp)
+        value, problem = pixel_size.resolve(stated, source, power, slide_mpp=slide_mpp, manifest_mpp=manifest_mpp)
         super().__init__(
             Facts(
                 path=path,
@@ -70,11 +81,13 @@ class TiffSlide(MosaicSlide):
                 vendor=vendor,
                 mpp=value,
                 mpp_problem=problem,
+                objective_power=power,
                 icc=icc,
             ),
             tuple((p.tile_width, p.tile_height) for p in self._planes),
         )
-        self._fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        self.source: ByteSource = open_source(opened) if isinstance(opened, Path) else opened.share()
+        self._identity = self.source.identity
         self._lock = threading.Lock()
         self._reading = 0
 
@@ -100,7 +113,7 @@ class TiffSlide(MosaicSlide):
         offset, count = plane.offsets[index], plane.counts[index]
         if count == 0:
             return None
-        data = os.pread(self._fd, count, offset)
+        data = self.source.read(offset, count)
         if len(data) < count:
             raise ValueError(f"{count} bytes expected at {offset}, {len(data)} found")
         return data
@@ -110,9 +123,8 @@ class TiffSlide(MosaicSlide):
 
     def _close_file(self) -> None:
         with self._lock:
-            if self._closed and not self._reading and self._fd >= 0:
-                os.close(self._fd)
-                self._fd = -1
+            if self._closed and not self._reading:
+                self.source.close()
 
 
 @dataclass(frozen=True)
@@ -295,6 +307,12 @@ def _stated_mpp(tiff: tifffile.TiffFile, series: Any) -> tuple[tuple[float | Non
         return (None, None), "tiff.XResolution"
     x, y = (_rational(tags[name].value) for name in ("XResolution", "YResolution"))
     return (per_unit / x if x else None, per_unit / y if y else None), "tiff.XResolution"
+
+
+def _power(tiff: tifffile.TiffFile) -> float | None:
+    """Return the power of the objective, where an Aperio scanner states it."""
+    found = re.search(r"\|\s*AppMag\s*=\s*([^|]*)", tiff.pages.first.description or "") if tiff.is_svs else None
+    return pixel_size.parse_number(found[1]) if found else None
 
 
 def _profile(series: Any) -> bytes | None:
