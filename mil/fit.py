@@ -92,7 +92,7 @@ class Fit:
         number = len(self.history) + 1
         loss, norm, apart = self._pass()
         with self._averaged():
-            logits = self.say(self.validation)
+            logits = self.say(self.validation.bags)
             value = self.task.full_loss(logits, self.validation.target)
             if not math.isfinite(value):
                 raise TrainingDataError(
@@ -111,11 +111,16 @@ class Fit:
         return self.history[-1]
 
     @torch.no_grad()
-    def say(self, side: Side) -> Tensor:
-        """Logits (n, C) of a side without dropout, bag by bag; float32."""
+    def say(self, bags: PreparedBags) -> Tensor:
+        """Logits (n, C) of bags without dropout, one by one; float32."""
         self.head.eval()
         with self._precision():
-            return torch.cat([self.head(side.bags[i]).logits.float() for i in range(len(side.bags))])
+            return torch.cat([self.head(bags[i]).logits.float() for i in range(len(bags))])
+
+    def say_averaged(self, bags: PreparedBags) -> Tensor:
+        """As `say`, with the averaged weights where there are any: as validation hears it."""
+        with self._averaged():
+            return self.say(bags)
 
     def _pass(self) -> tuple[float, float, tuple[float | None, float | None]]:
         """One shuffled pass over the training slides: mean loss, mean norm of the gradient, and conflict.
@@ -124,7 +129,7 @@ class Fit:
         does: in a batch of one slide the weight would cancel.
         """
         if isinstance(self.task, Cox):
-            self._bank = self.say(self.train)[:, 0]
+            self._bank = self.say(self.train.bags)[:, 0]
         self.head.train()
         order = [self.rows[i] for i in torch.randperm(len(self.rows)).tolist()]
         total, norms, apart = 0.0, 0.0, []

@@ -48,7 +48,7 @@ class Split:
 
 def split_by_patient(
     patients: Sequence[str],
-    labels: Sequence[int] | NDArray[np.integer],
+    labels: Sequence[int] | NDArray[np.integer] | None,
     *,
     test: float = 0.3,
     validation: float = 0.2,
@@ -58,7 +58,7 @@ def split_by_patient(
 
     Args:
         patients: patient of each slide.
-        labels: class number of each slide, shape (n,).
+        labels: class number of each slide, shape (n,); None where there are no classes to keep alike.
         test: share of the patients of each class that is held out; 0 for none.
         validation: share of the patients of each class for early stopping; more than 0.
         seed: the same seed gives the same split.
@@ -67,13 +67,13 @@ def split_by_patient(
         TrainingDataError: one class only, or a class with fewer patients than sides.
     """
     _check_shares(test, validation)
-    y = np.asarray(labels, dtype=np.int64)
+    y = np.zeros(len(patients), np.int64) if labels is None else np.asarray(labels, dtype=np.int64)
     if len(patients) != y.size:
         raise TrainingDataError(f"{len(patients)} patients for {y.size} labels. Give one patient per slide.")
     classes_of = {p: frozenset(y[np.array(patients) == p].tolist()) for p in sorted(set(patients))}
     shares = {"test": test, "validation": validation}
     sides = [fold for fold in FOLDS if fold == "train" or shares[fold] > 0]
-    _check_enough(classes_of, sides)
+    _check_enough(classes_of, sides, 1 if labels is None else 2)
     rng = np.random.default_rng(seed)
     for _ in range(_ATTEMPTS):
         side_of = _deal(classes_of, shares, rng)
@@ -129,10 +129,10 @@ def _check_shares(test: float, validation: float) -> None:
         )
 
 
-def _check_enough(classes_of: dict[str, frozenset[int]], sides: Sequence[str]) -> None:
-    """Raise when a class has fewer patients than there are sides."""
+def _check_enough(classes_of: dict[str, frozenset[int]], sides: Sequence[str], classes: int) -> None:
+    """Raise when there are too few classes, or one has fewer patients than there are sides."""
     count = Counter(c for classes in classes_of.values() for c in classes)
-    if len(count) < 2:
+    if len(count) < classes:
         raise TrainingDataError(
             f"{len(classes_of)} patients, but only {len(count)} class among their labels: nothing can be told apart. "
             "Label slides of at least two classes."

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from .bag import Bag
 from .bag_set import BagSet, SealedLabels
 from .checkpoint import Checkpoint
 from .errors import TrainingDataError
@@ -26,6 +27,7 @@ from .train_settings import TrainSettings
 
 __all__ = ["BagSet", "Epoch", "SealedLabels", "TrainSettings", "train"]
 
+Watch: TypeAlias = tuple[Sequence[Bag], Callable[[Epoch, Array], None]]
 _WIDE = 512  # features from which on bfloat16 pays
 
 
@@ -38,6 +40,7 @@ def train(
     *,
     keep: Keep | None = None,
     resume: bytes | None = None,
+    watch: Watch | None = None,
 ) -> TrainedModel:
     """Train a head and keep the weights of the epoch with the lowest validation loss.
 
@@ -49,6 +52,7 @@ def train(
         on_epoch: called after each epoch.
         keep: called after each epoch with a function that returns the checkpoint as bytes.
         resume: such bytes, from the same data and settings: training goes on from there, and ends in the same model.
+        watch: bags without labels, and who is told after each epoch what the model says of them: they change nothing.
 
     Returns:
         The model in evaluation mode, on the CPU.
@@ -72,7 +76,7 @@ def train(
         if resume is not None:
             fit.go_on_from(Checkpoint.from_bytes(resume))
         with head.takes_prepared(fused=not isinstance(fitted, MultiTask)):
-            _run(fit, on_epoch, keep)
+            _run(fit, on_epoch, keep, _watching(fit, prepare, watch))
         head.load_state_dict(fit.best)
         prepare.fold_into(head.to("cpu").eval())
         answers = fitted.answer(_logits(head, validation))
@@ -80,14 +84,31 @@ def train(
     return TrainedModel(head=head, task=fitted, config=config)
 
 
-def _run(fit: Fit, on_epoch: Callable[[Epoch], None] | None, keep: Keep | None) -> None:
+def _run(
+    fit: Fit, on_epoch: Callable[[Epoch], None] | None, keep: Keep | None, tell: Callable[[Epoch], None] | None
+) -> None:
     """Epochs until it is enough."""
     while not fit.done:
         epoch = fit.epoch()
+        if tell:
+            tell(epoch)
         if on_epoch:
             on_epoch(epoch)
         if keep:
             keep(lambda: fit.state().to_bytes())
+
+
+def _watching(fit: Fit, prepare: InputTransform, watch: Watch | None) -> Callable[[Epoch], None] | None:
+    """Return what tells of the watched bags after an epoch."""
+    if watch is None:
+        return None
+    bags, tell = watch
+    prepared = PreparedBags(bags, prepare, fit.train.bags.dtype, 0.0, fit.settings.device)
+
+    def told_of(epoch: Epoch) -> None:
+        tell(epoch, fit.task.answer(fit.say_averaged(prepared).double().cpu().numpy()))
+
+    return told_of
 
 
 def _sides(

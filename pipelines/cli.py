@@ -31,6 +31,7 @@ for verb in (
     job.run,
     learn.train,
     learn.predict,
+    learn.evaluate,
     look.heatmap,
     look.report,
     look.status,

@@ -153,6 +153,25 @@ class LearnSettings:
         test: share of the patients held out.
         validation: share of the patients that early stopping watches.
         seed: of the split, the initial weights and the order of bags.
+        task: what is asked: `classification`, `multilabel`, `ordinal`, `regression`, `cox`, `discrete_hazard`; of
+            several targets one each, joined by commas.
+        per_patient: one bag per patient, of the tiles of all the patient's slides.
+        folds: number of folds of a cross-validation; 0 trains one model.
+        repeats: how often the folds are dealt anew.
+        site: column of the label table; slides of one site are then kept on one side of every fold.
+        schedule: `constant`, or `cosine`: the learning rate falls to 0 over the epochs.
+        clip: largest norm of a step's gradient; 0 for no limit.
+        ema: share of the old weights that their moving average keeps at a step, e.g. 0.99; 0 for none.
+        feature_dropout: share of the input features switched off, the same ones for all tiles of a bag.
+        mixup: bags are mixed with others, shares from Beta(mixup, mixup); 0 for none.
+        train_batch: slides in one step.
+        class_weights: `balanced` or `none`.
+        task_weights: of several targets: `equal`, or `uncertainty` (learned).
+        surgery: of several targets: `none`, or `pcgrad`.
+        precision: `auto` (bfloat16 for features of width 512 and more on hardware that has it), `float32`, `bfloat16`.
+        train_memory_gb: prepared features are kept in memory up to this; others are read again in every epoch.
+        watch: store what the model said of the held-out slides after every epoch, so that `slidemil evaluate` can show
+            how much better the model would look if its epoch and threshold had been chosen on them.
     """
 
     head: str = "gated_abmil"
@@ -164,11 +183,30 @@ class LearnSettings:
     test: float = 0.3
     validation: float = 0.2
     seed: int = 0
+    task: str = "classification"
+    per_patient: bool = False
+    folds: int = 0
+    repeats: int = 1
+    site: str = ""
+    schedule: str = "constant"
+    clip: float = 0.0
+    ema: float = 0.0
+    feature_dropout: float = 0.0
+    mixup: float = 0.0
+    train_batch: int = 1
+    class_weights: str = "balanced"
+    task_weights: str = "equal"
+    surgery: str = "none"
+    precision: str = "auto"
+    train_memory_gb: float = 4.0
+    watch: bool = False
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be meant."""
         _require(
             {
+                f"folds must be 0 (none) or at least 2, not {self.folds}": self.folds == 0 or self.folds >= 2,
+                f"repeats must be at least 1, not {self.repeats}": self.repeats >= 1,
                 f"test must be above 0 and below 1, not {self.test}": 0 < self.test < 1,
                 f"validation must be above 0 and below 1, not {self.validation}": 0 < self.validation < 1,
                 f"epochs must be at least 1, not {self.epochs}": self.epochs is None or self.epochs >= 1,

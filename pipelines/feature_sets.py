@@ -56,6 +56,10 @@ class FeatureSet:
         """Return one slide as a bag of one; its features are mapped: read when they are used, they fill no memory."""
         return bag_in(self.job.root / self.folder / f"{slide_id}.h5", slide_id)
 
+    def bags(self, slide_ids: Sequence[str]) -> Sequence[mil.Bag]:
+        """Return slides as bags of one each, read when they are asked for."""
+        return _Bags(self, tuple(slide_ids))
+
     @property
     def tile(self) -> dict[str, Any]:
         """Size, resolution and overlap of the tiles."""
@@ -70,6 +74,19 @@ def bag_in(path: Path, slide_id: str) -> mil.Bag:
     if features.ndim != 2:
         features = np.zeros((0, 0), np.float32)
     return mil.Bag(torch.from_numpy(features), torch.tensor([0, len(features)]), torch.from_numpy(xy), (slide_id,))
+
+
+class _Bags(Sequence[mil.Bag]):
+    """Bags on disk: the training keeps of them what its memory holds."""
+
+    def __init__(self, features: FeatureSet, slide_ids: tuple[str, ...]) -> None:
+        self._features, self._slide_ids = features, slide_ids
+
+    def __len__(self) -> int:
+        return len(self._slide_ids)
+
+    def __getitem__(self, i: Any) -> Any:
+        return self._features.bag(self._slide_ids[i])
 
 
 def bag_of(file: FeatureFile) -> mil.Bag:

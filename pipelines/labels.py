@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from .errors import NothingMatchedError, UsageError
@@ -27,23 +27,43 @@ class Labels:
         case: slide → patient or case.
         split: slide → what the table's split column says (`train`, `val`, `test`); empty without one.
         notes: what is worth saying, e.g. slides without a label.
+        target: the column, or columns, that were asked for, see `pipelines.questions`.
+        cells: slide → column → cell, of those columns and of further ones that were asked for; empty for one column.
     """
 
     label: Mapping[str, str]
     case: Mapping[str, str]
     split: Mapping[str, str]
     notes: tuple[str, ...] = ()
+    target: str = "label"
+    cells: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    def cell(self, slide: str, column: str) -> str:
+        """What the table says of a slide."""
+        return self.cells[slide][column] if self.cells else self.label[slide]
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Class names in order: numbers as numbers, `negative` before `positive`, else by alphabet."""
-        return tuple(sorted(set(self.label.values()), key=_class_order))
+        return tuple(sorted(set(self.label.values()), key=class_order))
 
 
-def read_labels(path: Path, slides: Sequence[SlideEntry], *, column: str = "label") -> Labels:
+def is_label(cell: str) -> bool:
+    """Say whether a cell says anything."""
+    return cell.strip().lower() not in _NO_LABEL
+
+
+def read_labels(path: Path, slides: Sequence[SlideEntry], *, column: str = "label", more: Sequence[str] = ()) -> Labels:
     """Read a label table and match it with the slides of a job.
 
-    A row names its slide by `slide_id` (or an alias of it), with or without extension.
+    A row names its slide by `slide_id` (or an alias of it), with or without extension. It has a label where one of the
+    columns says something.
+
+    Args:
+        path: of the table.
+        slides: of the job.
+        column: that is to be predicted; several are joined by commas and `+`.
+        more: further columns whose cells are wanted, e.g. the site.
 
     Raises:
         UsageError: the file or its columns do not fit.
@@ -56,12 +76,14 @@ def read_labels(path: Path, slides: Sequence[SlideEntry], *, column: str = "labe
         known = ", ".join(ALIASES["slide_id"])
         found = ", ".join(sorted(columns))
         raise UsageError(f"{path}: no column names the slides (found: {found}; taken: {known}).")
-    if column not in columns:
-        raise UsageError(
-            f"{path}: no column `{column}` (found: {', '.join(sorted(columns))}). Name yours with --target."
-        )
+    asked = [column] if column in columns else column.replace("+", ",").split(",")
+    for name in (*asked, *more):
+        if name not in columns:
+            raise UsageError(
+                f"{path}: no column `{name}` (found: {', '.join(sorted(columns))}). Name yours with --target."
+            )
     case, split = first_of(columns, "case_id"), first_of(columns, "split")
-    said = [name for name in (column, case, split) if name]
+    said = [name for name in (*asked, *more, case, split) if name]
     by_name = _names(slides)
     matched: dict[str, dict[str, str]] = {}
     strangers: list[str] = []
@@ -71,16 +93,18 @@ def read_labels(path: Path, slides: Sequence[SlideEntry], *, column: str = "labe
             strangers.append(row[key])
         elif any(matched.get(entry.slide_id, row).get(name) != row.get(name) for name in said):
             raise UsageError(f"{path}: {row[key]} stands there twice and differently. Keep one row per slide.")
-        elif row.get(column, "").lower() not in _NO_LABEL:
+        elif any(is_label(row.get(name, "")) for name in asked):
             matched[entry.slide_id] = row
     if not matched:
         raise NothingMatchedError(_no_match(path, strangers, slides))
     entries = {entry.slide_id: entry for entry in slides}
     return Labels(
-        label={name: row[column] for name, row in matched.items()},
+        label={name: " | ".join(row[one] for one in asked) for name, row in matched.items()},
         case={name: (row.get(case, "") if case else "") or entries[name].case_id for name, row in matched.items()},
         split=_splits(split, matched) if split else {},
         notes=_notes(strangers, slides, matched, case),
+        target=column,
+        cells={name: {one: row.get(one, "") for one in (*asked, *more)} for name, row in matched.items()},
     )
 
 
@@ -159,7 +183,8 @@ def _no_match(path: Path, strangers: Sequence[str], slides: Sequence[SlideEntry]
     )
 
 
-def _class_order(name: str) -> tuple[int, float, str]:
+def class_order(name: str) -> tuple[int, float, str]:
+    """Key by which class names are sorted: numbers as numbers, names of the negative class first, else by alphabet."""
     try:
         number = float(name)
     except ValueError:

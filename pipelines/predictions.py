@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import mil
+from mil.predict import decide
+from mil.tasks import Classification, Task, said
 
 from .errors import UsageError
 from .feature_sets import FeatureSet
@@ -21,6 +24,7 @@ from .learn import COHORT, masked
 from .manifest import SlideEntry
 from .records import current, finish, read_record
 
+ENSEMBLE, FOLDS = "ensemble.json", "folds.csv"
 NOT_PREDICTED = "no tiles: not predicted"
 
 
@@ -33,12 +37,26 @@ class NamedModel:
         folder: with config.json and model.safetensors.
         model: ready to use.
         sha256: of configuration and weights.
+        members: of an ensemble all its models; `model` is then the first, and stands for their task and features.
     """
 
     name: str
     folder: Path
     model: mil.TrainedModel
     sha256: str
+    members: tuple[mil.TrainedModel, ...] = ()
+
+    @property
+    def threshold(self) -> float | None:
+        """Cut of a two-class task; of an ensemble the mean of its members'."""
+        cuts = [model.threshold for model in self.members or (self.model,) if model.threshold is not None]
+        return float(np.mean(cuts)) if cuts else None
+
+    def answer(self, bag: mil.Bag) -> NDArray[np.float64]:
+        """What is said of one bag, (P,); of an ensemble the mean."""
+        each = [mil.predict(model, bag)[0].answer for model in self.members or (self.model,)]
+        mean: NDArray[np.float64] = np.mean(each, axis=0)
+        return mean
 
 
 def find_model(job: JobFolder, wanted: str) -> NamedModel:
@@ -57,10 +75,38 @@ def find_model(job: JobFolder, wanted: str) -> NamedModel:
         known = sorted(path.name for path in job.model("").glob("*") if path.is_dir())
         listed = f"The job has {', '.join(known)}." if known else "The job has none yet: train one, or give a folder."
         raise UsageError(f"--model {wanted}: no such model. {listed}")
-    _check_whole(job, folder)
-    model = mil.load_model(folder)
-    digest = sha256_json([sha256_file(folder / "config.json"), sha256_file(folder / "model.safetensors")])
-    return NamedModel(_name_for(job, folder, digest), folder, model, digest)
+    members = members_of(folder)
+    if members is None:
+        _check_whole(job, folder)
+        return NamedModel(_name_for(job, folder, digest_of(folder)), folder, mil.load_model(folder), digest_of(folder))
+    folders = [folder.parent / name for name in members]
+    for one in folders:
+        _check_whole(job, one)
+    models, digest = tuple(mil.load_model(one) for one in folders), sha256_json([digest_of(one) for one in folders])
+    return NamedModel(_name_for(job, folder, digest), folder, models[0], digest, models)
+
+
+def digest_of(folder: Path) -> str:
+    """Return the hash of a model folder's configuration and weights."""
+    return sha256_json([sha256_file(folder / "config.json"), sha256_file(folder / "model.safetensors")])
+
+
+def members_of(folder: Path) -> list[str] | None:
+    """Names of the models beside it that a folder stands for; None where it holds a model itself.
+
+    Raises:
+        UsageError: the list is damaged.
+    """
+    path = folder / ENSEMBLE
+    if not path.is_file():
+        return None
+    try:
+        names = [str(name) for name in json.loads(path.read_text(encoding="utf-8"))["members"]]
+        if not names or any(Path(name).name != name for name in names):
+            raise ValueError(f"members are {names}")
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path}: damaged ({error}). Run `slidemil train` again.") from error
+    return names
 
 
 def _check_whole(job: JobFolder, folder: Path) -> None:
@@ -119,10 +165,9 @@ def predict(
         return read_predictions(job, named.name), False
     cohort = read_cohort(named.folder)
     rows = [_row(named, features, name, labels.get(name, ""), case_of[name], cohort) for name in sorted(case_of)]
-    classes = named.model.classes
-    finish(job, table, csv_bytes(_columns(classes), rows), parts)
-    per_case = _cases(rows, classes, named.model.threshold)
-    finish(job, table.with_name("cases.csv"), csv_bytes(_case_columns(classes), per_case), parts)
+    task = named.model.task
+    finish(job, table, slide_table(task, rows), parts)
+    finish(job, table.with_name("cases.csv"), case_table(task, rows, named.threshold), parts)
     return rows, True
 
 
@@ -166,9 +211,9 @@ def _row(
     }
     if row["n_tiles"] == 0:
         return row | {"pred": "", "warning": NOT_PREDICTED}
-    found = mil.predict(named.model, features.bag(slide_id))[0]
-    chances = {f"p_{name}": float(value) for name, value in zip(named.model.classes, found.probabilities, strict=True)}
-    return row | chances | {"pred": found.pred}
+    answer = named.answer(features.bag(slide_id))
+    task = named.model.task
+    return row | answers_of(task, answer) | {"pred": said_at(task, answer, named.threshold)}
 
 
 def _seen(side: str, of_case: str) -> str:
@@ -178,40 +223,59 @@ def _seen(side: str, of_case: str) -> str:
     return f"the model was made with another slide of this case ({of_case})" if of_case in ("train", "val") else ""
 
 
-def _cases(rows: Iterable[Mapping[str, Any]], classes: Sequence[str], threshold: float | None) -> list[dict[str, Any]]:
-    """Aggregate slides to cases: the mean of the slides' probabilities."""
+def _cases(rows: Iterable[Mapping[str, Any]], task: Task, threshold: float | None) -> list[dict[str, Any]]:
+    """Aggregate slides to cases: the mean of the slides' answers."""
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         if row["pred"]:
             groups.setdefault(str(row["case_id"]), []).append(row)
     cases = []
     for case, mine in sorted(groups.items()):
-        chances = np.mean([[row[f"p_{name}"] for name in classes] for row in mine], axis=0)
-        cut = len(classes) == 2 and threshold is not None
-        best = int(chances[1] >= threshold) if cut else int(np.argmax(chances))
+        answer = np.mean([[row[name] for name in task.columns] for row in mine], axis=0)
         known = sorted({str(row["label"]) for row in mine if row["label"]})
         cases.append(
             {
                 "case_id": case,
                 "label": "|".join(known),
-                "pred": classes[best],
-                **{f"p_{name}": float(value) for name, value in zip(classes, chances, strict=True)},
+                "pred": said_at(task, answer, threshold),
+                **{name: float(value) for name, value in zip(task.columns, answer, strict=True)},
                 "n_slides": len(mine),
                 "split": "|".join(sorted({str(row["split"]) for row in mine if row["split"]})),
-                "rule": "mean of slide probabilities",
+                "rule": "mean of the slides' answers",
             }
         )
     return cases
 
 
-def _columns(classes: Sequence[str]) -> list[str]:
-    chances = [f"p_{name}" for name in classes]
+def slide_table(task: Task, rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """Return the table of slides."""
+    return csv_bytes(_columns(task.columns), rows)
+
+
+def case_table(task: Task, rows: Sequence[Mapping[str, Any]], threshold: float | None) -> bytes:
+    """Return the table of cases."""
+    return csv_bytes(_case_columns(task.columns), _cases(rows, task, threshold))
+
+
+def answers_of(task: Task, answer: NDArray[np.float64]) -> dict[str, float]:
+    """Column → number."""
+    return {name: float(value) for name, value in zip(task.columns, answer, strict=True)}
+
+
+def said_at(task: Task, answer: NDArray[np.float64], threshold: float | None) -> str:
+    """Say one answer in a word; of two classes by the threshold."""
+    if isinstance(task, Classification):
+        return task.classes[decide(answer, threshold)]
+    return said(task, answer)
+
+
+def _columns(answers: Sequence[str]) -> list[str]:
     return [
         "slide_id",
         "case_id",
         "label",
         "pred",
-        *chances,
+        *answers,
         "n_tiles",
         "head_id",
         "encoder_id",
@@ -221,5 +285,5 @@ def _columns(classes: Sequence[str]) -> list[str]:
     ]
 
 
-def _case_columns(classes: Sequence[str]) -> list[str]:
-    return ["case_id", "label", "pred", *(f"p_{name}" for name in classes), "n_slides", "split", "rule"]
+def _case_columns(answers: Sequence[str]) -> list[str]:
+    return ["case_id", "label", "pred", *answers, "n_slides", "split", "rule"]

@@ -87,15 +87,17 @@ def check(job: JobFolder | None, keyfile: Path | None) -> None:
         raise UsageError(f"--pseudonymize {keyfile}: the names of {job.root} were made with another key file.")
 
 
-def labels_of(table: Path, slides: Sequence[SlideEntry], column: str, keyfile: Path | None) -> Labels:
+def labels_of(
+    table: Path, slides: Sequence[SlideEntry], column: str, keyfile: Path | None, more: Sequence[str] = ()
+) -> Labels:
     """Read a label table that calls slides and cases by their true names; see `labels.read_labels`."""
     if keyfile is None:
-        return read_labels(table, slides, column=column)
+        return read_labels(table, slides, column=column, more=more)
     with _held(keyfile):
         keyring = Keyring(**_read(keyfile))
         true = {one.slide_id: keyring.true_entry(one.slide_id) for one in slides if one.slide_id in keyring.slides}
         made_up = {entry.slide_id: name for name, entry in true.items()}
-        known = read_labels(table, list(true.values()), column=column)
+        known = read_labels(table, list(true.values()), column=column, more=more)
         cases = {made_up[name]: keyring.case_of(made_up[name], case) for name, case in known.case.items()}
         keyring.write(keyfile)
     notes = (f"{_count(len(known.notes), 'note')} on the labels name slides, and are left out",) if known.notes else ()
@@ -104,6 +106,8 @@ def labels_of(table: Path, slides: Sequence[SlideEntry], column: str, keyfile: P
         case=cases,
         split={made_up[name]: split for name, split in known.split.items()},
         notes=notes,
+        target=known.target,
+        cells={made_up[name]: cells for name, cells in known.cells.items()},
     )
 
 

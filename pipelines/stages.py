@@ -144,11 +144,14 @@ def train(
     name: str | None = None,
     target: str = "label",
     features: str | None = None,
+    splits: Path | None = None,
     keyfile: Path | None = None,
     force: bool = False,
     quiet: bool = False,
 ) -> Said:
     """Features and labels → model, its score on held-out patients, and predictions for every slide.
+
+    With folds, or splits that are given, a model per fold: every slide is answered by one that never saw its patient.
 
     Raises:
         NothingMatchedError: no label belongs to a slide.
@@ -160,9 +163,64 @@ def train(
     if keyfile is not None:
         pseudonyms.check(job, keyfile)
     manifest = tables.read_manifest(job)
-    table = pseudonyms.labels_of(labels, manifest.entries, target, keyfile)
-    check_labels(labels, table)
+    more = [settings.train.site] if settings.train.site else []
+    table = pseudonyms.labels_of(labels, manifest.entries, target, keyfile, more)
+    check_labels(labels, table, settings.train)
+    if settings.train.folds or splits is not None:
+        return _cross_validate(
+            job, manifest, table, settings.train, splits, name=name, features=features, force=force, quiet=quiet
+        )
     return _learn(job, manifest, table, settings.train, name=name, features=features, force=force, quiet=quiet)
+
+
+def evaluate(
+    out: Path,
+    model: str,
+    *,
+    against: str | None = None,
+    labels: Path | None = None,
+    by: Sequence[str] = (),
+    target: str = "label",
+    features: str | None = None,
+) -> Said:
+    """Predictions of held-out slides → figures with intervals, curves, comparison, and a look for leaks.
+
+    Raises:
+        UsageError: nothing is held out, or the models answer different questions.
+    """
+    from . import curves, evaluating, predictions
+    from .feature_sets import choose_folder, load_features
+    from .files import json_bytes
+
+    job = JobFolder(out)
+    manifest = tables.read_manifest(job)
+    named = predictions.find_model(job, model)
+    rows, which = evaluating.held_out(job, named)
+    other = None
+    if against is not None:
+        second = predictions.find_model(job, against)
+        other = (second, evaluating.held_out(job, second)[0])
+    if by and labels is None:
+        raise UsageError("--by names columns of a table: give it with --labels.")
+    groups = {}
+    if labels is not None and by:
+        groups = evaluating.groups_of(read_labels(labels, manifest.entries, column=target, more=by), by)
+    folder = choose_folder(job, features, named.model.config.get("encoder"))
+    loaded = load_features(job, folder, [entry.slide_id for entry in manifest.entries])
+    found = evaluating.judge(job, named, rows, against=other, groups=groups, features=loaded)
+    task = named.model.task
+    points = curves.points_of(task, evaluating.targets(task, rows), evaluating.answers(task, rows))
+    paths = evaluating.out_paths(job, named.name)
+    with Run(job, "evaluate", {"model": named.name, "against": against}) as run:
+        for kind, data in (("json", json_bytes(found)), ("csv", curves.as_csv(points)), ("png", curves.as_png(points))):
+            publish(run.job, paths[kind], data)
+    lines = evaluating.spoken(found, which)
+    warnings = [line for line in lines if line.startswith("LEAK")]
+    outputs = [_in(job, path) for path in paths.values()]
+    return Said(
+        (*lines, f"→ {paths['json']}"),
+        {"status": "done", "which": which, **found, "outputs": outputs, "warnings": warnings},
+    )
 
 
 def predict(out: Path, model: str, *, features: str | None = None) -> Said:
@@ -456,6 +514,42 @@ def _learn(
     return _learned(job, named, sides, fresh, (*labels.notes, *loaded.notes))
 
 
+def _cross_validate(
+    job: JobFolder,
+    manifest: Manifest,
+    labels: Labels,
+    settings: LearnSettings,
+    given: Path | None,
+    *,
+    name: str | None = None,
+    features: str | None = None,
+    force: bool = False,
+    quiet: bool = False,
+) -> Said:
+    from . import cross_validation, evaluating, predictions
+    from .feature_sets import choose_folder, load_features
+
+    folder = choose_folder(job, features)
+    loaded = load_features(job, folder, [entry.slide_id for entry in manifest.entries])
+    name = safe_name(name or f"{settings.head}_cv")
+    folds = cross_validation.deal(loaded, labels, settings, given)
+    run = Run(job, "train", {"model": name, "features": folder, **dataclasses.asdict(settings)}, list(labels.notes))
+    with run:
+        with alone(job, "models", name), progress("training", "epochs", quiet=quiet) as bar:
+            fresh = cross_validation.cross_validate(run.job, name, loaded, folds, labels, settings, bar, force=force)
+        tables.keep_cases(run.job, manifest, labels.case)
+        run.finish("done", trained=fresh)
+    named = predictions.find_model(job, name)
+    rows, which = evaluating.held_out(job, named)
+    found = evaluating.judge(job, named, rows)
+    verb = "trained" if fresh else "nothing new:"
+    lines = [f"{verb} {len(folds)} models, one per fold → {named.folder}", *evaluating.spoken(found, which)]
+    notes = [*labels.notes, *loaded.notes]
+    outputs = [_in(job, named.folder), _in(job, job.predictions(name))]
+    data = {"status": "done", "model": name, "new": fresh, "folds": len(folds), "score": found["score"]}
+    return Said((*lines, *notes), {**data, "outputs": outputs, "warnings": notes})
+
+
 def _learned(job: JobFolder, named: NamedModel, sides: Sides, fresh: bool, notes: Sequence[str]) -> Said:
     import json
 
@@ -463,7 +557,11 @@ def _learned(job: JobFolder, named: NamedModel, sides: Sides, fresh: bool, notes
     test = metrics.get("test")
     verb = "trained" if fresh else "nothing new:"
     lines = [f"{verb} {named.name} on {len(sides.split.train)} slides → {named.folder}"]
-    if test:
+    if test and "figures" in test:
+        from .evaluating import spoken
+
+        lines += spoken({"score": test["figures"]}, "held out")
+    elif test:
         low, high = test["auc_interval"]
         lines.append(
             f"held out: AUC {_number(test['auc'])} ({_number(low)} to {_number(high)}), balanced accuracy "
@@ -473,7 +571,7 @@ def _learned(job: JobFolder, named: NamedModel, sides: Sides, fresh: bool, notes
         "status": "done",
         "model": named.name,
         "new": fresh,
-        "metrics": {key: test[key] for key in ("n", "n_patients", "auc", "auc_interval")} if test else None,
+        "metrics": _told_of(test),
         "outputs": [_in(job, named.folder), _in(job, job.predictions(named.name))],
         "warnings": list(notes),
     }
@@ -481,6 +579,13 @@ def _learned(job: JobFolder, named: NamedModel, sides: Sides, fresh: bool, notes
         lines.append("no patient is held out: nothing says how good the model is")
         data["warnings"].append(lines[-1])
     return Said((*lines, *notes), data)
+
+
+def _told_of(test: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What `--json` says of the held-out slides."""
+    if not test or "figures" in test:
+        return test
+    return {key: test[key] for key in ("n", "n_patients", "auc", "auc_interval")}
 
 
 def _heatmap_if_any(out: Path, model: str, **options: Any) -> Said:

@@ -5,21 +5,29 @@ from __future__ import annotations
 from pipelines.console import guarded, show
 
 from .options import (
+    Against,
     Assign,
+    By,
     Config,
     Epochs,
     Features,
+    Folds,
     Force,
     Head,
     Job,
     Json,
     LabelsFile,
+    MaybeLabels,
     Model,
     Name,
     Pseudonymize,
     Quiet,
+    Repeats,
     Seed,
+    Site,
+    Splits,
     Target,
+    TaskKind,
     Verbose,
     settings_from,
     snake,
@@ -33,6 +41,11 @@ def train(
     head: Head = None,
     name: Name = None,
     target: Target = "label",
+    task: TaskKind = None,
+    folds: Folds = None,
+    repeats: Repeats = None,
+    splits: Splits = None,
+    site: Site = None,
     features: Features = None,
     epochs: Epochs = None,
     seed: Seed = None,
@@ -50,7 +63,9 @@ def train(
     """
     from pipelines import stages
 
-    settings = settings_from(config, set_, {"head": snake(head), "epochs": epochs, "seed": seed})
+    options = {"head": snake(head), "epochs": epochs, "seed": seed}
+    options |= {"task": snake(task), "folds": folds, "repeats": repeats, "site": site}
+    settings = settings_from(config, set_, options)
     result = stages.train(
         job,
         labels,
@@ -58,6 +73,7 @@ def train(
         name=name,
         target=target,
         features=features,
+        splits=splits,
         keyfile=pseudonymize,
         force=force,
         quiet=quiet,
@@ -82,5 +98,30 @@ def predict(
     from pipelines import stages
 
     result = stages.predict(job, model, features=features)
+    show(result, json_)
+    return result.exit_code
+
+
+@guarded
+def evaluate(
+    job: Job,
+    model: Model,
+    against: Against = None,
+    labels: MaybeLabels = None,
+    by: By = None,
+    target: Target = "label",
+    features: Features = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> int:
+    """Say how good a model is on slides it was not made with: figures with intervals, curves, leaks.
+
+    Example: slidemil evaluate job --model gated_abmil --against mean
+    """
+    from pipelines import stages
+
+    columns = [name.strip() for name in by.split(",")] if by else []
+    result = stages.evaluate(job, model, against=against, labels=labels, by=columns, target=target, features=features)
     show(result, json_)
     return result.exit_code

@@ -86,6 +86,19 @@ MaxBad = Annotated[float | None, typer.Option(help="Share of unreadable tiles ov
 Head = Annotated[str | None, typer.Option(help="gated-abmil (default), mean, max, transmil … (README: Heads).")]
 Name = Annotated[str | None, typer.Option(help="Name of the model (default: the head's).")]
 Target = Annotated[str, typer.Option(help="Column of the labels that is to be predicted.")]
+TaskKind = Annotated[
+    str | None,
+    typer.Option("--task", help="classification (default), multilabel, ordinal, regression, cox, discrete-hazard."),
+]
+Folds = Annotated[int | None, typer.Option(help="Cross-validation: a model for each of so many folds.")]
+Repeats = Annotated[int | None, typer.Option(help="How often the folds are dealt anew.")]
+Splits = Annotated[
+    Path | None,
+    typer.Option(help="Folds of another tool: a table with fold_0 …, STAMP's splits.json, CLAM's folder or CSV."),
+]
+Site = Annotated[str | None, typer.Option(help="Column of the labels: slides of one site stay on one side of a fold.")]
+Against = Annotated[str | None, typer.Option(help="Another model, compared on the same slides.")]
+By = Annotated[str | None, typer.Option(help="Columns of --labels, joined by commas: figures for each value.")]
 Epochs = Annotated[int | None, typer.Option(help="At most so many epochs.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of split, initial weights and order.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N slides.")]

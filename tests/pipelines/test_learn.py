@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from _command import slidemil, slidemil_json
 
+from mil.tasks import Classification
 from pipelines import learn
 from pipelines.config import LearnSettings
 from pipelines.feature_sets import choose_folder, load_features
@@ -51,10 +52,10 @@ def test_the_trainer_gets_training_and_validation_slides_and_no_others(features,
     seen = {}
     real = learn.mil.train
 
-    def spy(train, validation, classes, settings, on_epoch=None):
+    def spy(train, validation, task, settings, on_epoch=None, **more):
         seen["train"] = {bag.ids[0] for bag in train.bags}
         seen["val"] = {bag.ids[0] for bag in validation.bags}
-        return real(train, validation, classes, settings, on_epoch=on_epoch)
+        return real(train, validation, task, settings, on_epoch=on_epoch, **more)
 
     monkeypatch.setattr(learn.mil, "train", spy)
     split = {s.slide_id: s.split for s in cohort.slides}
@@ -139,12 +140,12 @@ def test_cases_are_the_mean_of_their_slides_cut_at_the_threshold():
         }
 
     table = [slide("A", 0.9, "positive"), slide("A", 0.2, "positive"), slide("B", 0.3, ""), slide("C", 0.6, "negative")]
-    found = {row["case_id"]: row for row in _cases(table, ("negative", "positive"), 0.58)}
+    found = {row["case_id"]: row for row in _cases(table, Classification(("negative", "positive")), 0.58)}
     assert found["A"]["p_positive"] == pytest.approx(0.55)
     assert [found[case]["pred"] for case in "ABC"] == ["negative", "negative", "positive"]
     assert found["A"]["n_slides"] == 2
     three = [{"case_id": "D", "p_a": 0.2, "p_b": 0.5, "p_c": 0.3, "label": "", "pred": "b", "split": ""}]
-    assert _cases(three, ("a", "b", "c"), None)[0]["pred"] == "b"
+    assert _cases(three, Classification(("a", "b", "c")), None)[0]["pred"] == "b"
 
 
 def test_a_training_that_cannot_be_done_hides_nothing_of_the_extraction(cohort, tmp_path):

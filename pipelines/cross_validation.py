@@ -1,0 +1,167 @@
+"""k models, each for a fold of its own: every slide is answered by a model that never saw its patient."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import mil
+from mil.folds import k_folds
+from mil.given_splits import from_clam, from_columns, from_stamp
+
+from .config import LearnSettings
+from .errors import UsageError
+from .feature_sets import FeatureSet
+from .files import json_bytes, read_csv, sha256_json
+from .jobfolder import JobFolder
+from .labels import Labels
+from .learn import COHORT, Sides, masked, train_sides, usable, with_validation
+from .predictions import ENSEMBLE, FOLDS, answers_of, case_table, digest_of, said_at, slide_table
+from .progress import Progress
+from .questions import Question, ask
+from .records import current, finish, forget
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One fold: its name, e.g. `r0f2`, and its sides."""
+
+    name: str
+    sides: Sides
+
+
+def deal(features: FeatureSet, labels: Labels, settings: LearnSettings, given: Path | None) -> list[Fold]:
+    """Deal the labelled slides into folds, or read them from another tool's split.
+
+    Raises:
+        mil.TrainingDataError: too few patients, a patient on two sides, or a split that names no slide.
+        UsageError: the split is of no known format.
+    """
+    question = ask(labels, settings.task)
+    slides, patients = usable(features, labels)
+    if given is not None:
+        splits = read_splits(given, slides, patients)
+        for split in splits:
+            mil.check_split(split, patients)
+        y = question.strata(slides, patients, 2)
+        splits = [with_validation(split, y, patients, settings) for split in splits]
+        return [Fold(f"f{i}", _sides(slides, patients, split, question)) for i, split in enumerate(splits)]
+    sites = [labels.cell(slide, settings.site) for slide in slides] if settings.site else None
+    splits = k_folds(
+        patients,
+        question.strata(slides, patients, settings.folds),
+        k=settings.folds,
+        repeats=settings.repeats,
+        validation=settings.validation,
+        sites=sites,
+        seed=settings.seed,
+    )
+    names = [f"r{i // settings.folds}f{i % settings.folds}" for i in range(len(splits))]
+    return [Fold(name, _sides(slides, patients, split, question)) for name, split in zip(names, splits, strict=True)]
+
+
+def _sides(slides: Sequence[str], patients: Sequence[str], split: mil.Split, question: Question) -> Sides:
+    return Sides.of(slides, patients, split, question)
+
+
+def read_splits(path: Path, slides: Sequence[str], patients: Sequence[str]) -> list[mil.Split]:
+    """Read splits by what the file, or folder of files, looks like.
+
+    Raises:
+        UsageError: there is nothing of the kind.
+    """
+    if path.is_dir():
+        files = sorted(
+            (f for f in path.glob("splits_*.csv") if f.stem.removeprefix("splits_").isdigit()),
+            key=lambda f: int(f.stem.removeprefix("splits_")),
+        )
+        if not files:
+            raise UsageError(f"{path}: no splits_0.csv, splits_1.csv … (CLAM) in this folder.")
+        return [from_clam(read_csv(file), slides, patients) for file in files]
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file. Give a table, a splits.json, or a folder of CLAM's splits_<k>.csv.")
+    if path.suffix == ".json":
+        return from_stamp(path.read_text(encoding="utf-8"), slides, patients)
+    rows = read_csv(path)
+    clam = bool(rows) and {"train", "val", "test"} <= set(rows[0])
+    return [from_clam(rows, slides, patients)] if clam else from_columns(rows, slides, patients)
+
+
+def cross_validate(
+    job: JobFolder,
+    name: str,
+    features: FeatureSet,
+    folds: Sequence[Fold],
+    labels: Labels,
+    settings: LearnSettings,
+    progress: Progress,
+    *,
+    force: bool = False,
+) -> bool:
+    """Train a model per fold, and write what each says of its test slides as `folds.csv` of the predictions of `name`.
+
+    The models are `<name>_<fold>`; `<name>` itself names them all, and predicts other slides by their mean.
+
+    Returns:
+        Whether anything was done.
+    """
+    fresh = [
+        train_sides(job, f"{name}_{fold.name}", features, fold.sides, settings, progress, force=force) for fold in folds
+    ]
+    members = [f"{name}_{fold.name}" for fold in folds]
+    digests = {member: digest_of(job.model(member)) for member in members}
+    parts = {"members": sha256_json(digests), "labels": sha256_json(sorted(labels.label.items()))}
+    folder, table = job.model(name), job.predictions(name) / FOLDS
+    wanted = (folder / ENSEMBLE, folder / COHORT, table, table.with_name("fold_cases.csv"))
+    if not any(fresh) and not force and all(current(job, path, parts) for path in wanted):
+        return False
+    rows = [
+        row for fold, member in zip(folds, members, strict=True) for row in _rows(job, fold, member, features, labels)
+    ]
+    for path in wanted:
+        forget(job, path)
+    finish(job, folder / ENSEMBLE, json_bytes({"format": "slidemil-ensemble", "version": 1, "members": members}), parts)
+    finish(job, folder / COHORT, json_bytes(_cohort(folds)), parts)
+    task = mil.load_model(job.model(members[0])).task
+    finish(job, table, slide_table(task, rows), parts)
+    finish(job, table.with_name("fold_cases.csv"), case_table(task, rows, None), parts)
+    return True
+
+
+def _rows(job: JobFolder, fold: Fold, member: str, features: FeatureSet, labels: Labels) -> list[dict[str, Any]]:
+    """What a fold's model says of the fold's test slides."""
+    model, rows = mil.load_model(job.model(member)), []
+    for row in fold.sides.split.test:
+        slide = fold.sides.slides[row]
+        found = mil.predict(model, features.bag(slide))[0]
+        rows.append(
+            {
+                "slide_id": slide,
+                "case_id": fold.sides.patients[row],
+                "label": labels.label[slide],
+                "pred": said_at(model.task, found.answer, model.threshold),
+                **answers_of(model.task, found.answer),
+                "n_tiles": features.n_tiles(slide),
+                "head_id": model.config["head"]["name"],
+                "encoder_id": features.passport.get("id", ""),
+                "fold": fold.name,
+                "split": "test",
+                "warning": "",
+            }
+        )
+    return rows
+
+
+def _cohort(folds: Sequence[Fold]) -> Mapping[str, Mapping[str, str]]:
+    """Together the members have seen every slide that is on a side of some fold."""
+    slides: dict[str, str] = {}
+    cases: dict[str, str] = {}
+    for fold in folds:
+        sides = fold.sides
+        for row in np.concatenate([sides.split.train, sides.split.validation]):
+            slides[masked(sides.slides[row])] = cases[masked(sides.patients[row])] = "train"
+    return {"slides": dict(sorted(slides.items())), "cases": dict(sorted(cases.items()))}

@@ -1,0 +1,255 @@
+"""Prediction tables → figures with intervals, the honesty table, and whether test slides are known from training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mil.evaluation import compare_models, evaluate_task
+from mil.honesty import four_ways
+from mil.leakage import signature, suspicions
+from mil.tasks import Classification, MultiLabel, MultiTask, Ordinal, Survival, Task
+
+from .errors import UsageError
+from .feature_sets import FeatureSet
+from .files import read_csv
+from .jobfolder import JobFolder
+from .labels import Labels, is_label
+from .learn import WATCHED
+from .predictions import FOLDS, NamedModel
+from .questions import flag, number
+
+_NAN = float("nan")
+
+
+def held_out(job: JobFolder, named: NamedModel) -> tuple[list[dict[str, str]], str]:
+    """Return the rows that say how good a model is, and in words which these are.
+
+    Those of a cross-validation where there was one; else the test slides; else labelled slides that the model has not
+    seen.
+
+    Raises:
+        UsageError: there is no such row.
+    """
+    folder = job.predictions(named.name)
+    if (folder / FOLDS).is_file():
+        rows = [row for row in read_csv(folder / FOLDS) if row["pred"]]
+        return rows, f"every slide by the model of its fold ({len({row['fold'] for row in rows})} folds)"
+    rows = read_csv(folder / "slides.csv") if (folder / "slides.csv").is_file() else []
+    rows = [row for row in rows if row["pred"] and is_label(row["label"])]
+    test = [row for row in rows if row["split"] == "test"]
+    if test:
+        return test, "slides held out from training"
+    new = [row for row in rows if not row["split"] and not row["warning"]]
+    if new:
+        return new, "labelled slides that the model has not seen"
+    raise UsageError(
+        f"{folder}: no labelled slide that {named.name} was not made with. Hold some out (`slidemil train`), or "
+        "predict a job of other slides with labels."
+    )
+
+
+def judge(
+    job: JobFolder,
+    named: NamedModel,
+    rows: Sequence[Mapping[str, str]],
+    *,
+    against: tuple[NamedModel, Sequence[Mapping[str, str]]] | None = None,
+    groups: Mapping[str, Mapping[str, str]] | None = None,
+    features: FeatureSet | None = None,
+) -> dict[str, Any]:
+    """Score the rows of a model.
+
+    Args:
+        job: the job.
+        named: the model.
+        rows: from `held_out`.
+        against: another model and its rows: the two are compared on the slides that both have.
+        groups: column → slide → value.
+        features: of the slides, to look for test slides that are known from training; None leaves that out.
+    """
+    task, threshold = named.model.task, named.threshold
+    target, answer = targets(task, rows), answers(task, rows)
+    cases = [row["case_id"] for row in rows]
+    folds = [row["fold"] for row in rows]
+    by = {c: [values.get(row["slide_id"], "") or "(empty)" for row in rows] for c, values in (groups or {}).items()}
+    result: dict[str, Any] = {
+        "model": named.name,
+        "task": task.kind,
+        "score": evaluate_task(
+            task, target, answer, cases, threshold=threshold, folds=folds if any(folds) else None, groups=by
+        ),
+    }
+    if against is not None:
+        result["against"] = compared(named, rows, *against)
+    honesty = honesty_of(job, named, rows)
+    if honesty is not None:
+        result["honesty"] = honesty
+    if features is not None:
+        result["leakage"] = leakage(job, named, rows, features)
+    return result
+
+
+def targets(task: Task, rows: Sequence[Mapping[str, str]]) -> NDArray[np.float64]:
+    """Targets (n, W) from the column `label`, where several columns of the user's stand joined by ` | `."""
+    return np.array([_target(task, row["label"].split(" | "), row["slide_id"]) for row in rows], np.float64)
+
+
+def _target(task: Task, cells: Sequence[str], slide: str) -> list[float]:
+    if isinstance(task, MultiTask):
+        values: list[float] = []
+        for part in task.tasks.values():
+            values += _target(part, cells[len(values) : len(values) + part._width()], slide)
+        return values
+    if isinstance(task, (Classification, Ordinal)):
+        return [float(task.classes.index(cells[0])) if cells[0] in task.classes else _NAN]
+    if isinstance(task, MultiLabel):
+        return [flag(cell, slide, name) for cell, name in zip(cells, task.labels, strict=True)]
+    if isinstance(task, Survival):
+        return [number(cells[0], slide, "time"), flag(cells[1], slide, "event")]
+    return [number(cells[0], slide, "label")]
+
+
+def answers(task: Task, rows: Sequence[Mapping[str, str]]) -> NDArray[np.float64]:
+    """Answers (n, P)."""
+    return np.array([[float(row[name]) for name in task.columns] for row in rows], np.float64)
+
+
+def compared(
+    named: NamedModel, rows: Sequence[Mapping[str, str]], other: NamedModel, others: Sequence[Mapping[str, str]]
+) -> dict[str, Any]:
+    """Differences of two models on the slides that both were not made with.
+
+    Raises:
+        UsageError: different tasks, or no slide in common.
+    """
+    if named.model.task.columns != other.model.task.columns:
+        raise UsageError(f"{named.name} and {other.name} answer different questions: nothing to compare.")
+    theirs = {(row["slide_id"], row["fold"]): row for row in others} | {(row["slide_id"], ""): row for row in others}
+    pairs = [(row, theirs.get((row["slide_id"], row["fold"])) or theirs.get((row["slide_id"], ""))) for row in rows]
+    both = [(mine, their) for mine, their in pairs if their is not None]
+    if not both:
+        raise UsageError(f"{named.name} and {other.name} have no held-out slide in common.")
+    mine, their = [m for m, _ in both], [t for _, t in both]
+    task = named.model.task
+    if isinstance(task, MultiTask):
+        raise UsageError("models of several targets are compared one target at a time: train them on one.")
+    found = compare_models(
+        task,
+        targets(task, mine),
+        answers(task, mine),
+        answers(task, their),
+        [row["case_id"] for row in mine],
+        thresholds=(named.threshold, other.threshold),
+    )
+    return {"model": other.name, **found}
+
+
+def honesty_of(job: JobFolder, named: NamedModel, rows: Sequence[Mapping[str, str]]) -> dict[str, Any] | None:
+    """The same training scored four ways; None where its epochs were not watched, or there are not two classes."""
+    path, task = job.predictions(named.name) / WATCHED, named.model.task
+    if not path.is_file() or not isinstance(task, Classification) or len(task.classes) != 2:
+        return None
+    label = {row["slide_id"]: row["label"] for row in rows}
+    table = [row for row in read_csv(path) if row["slide_id"] in label]
+    slides = sorted({row["slide_id"] for row in table})
+    last = max(int(row["epoch"]) for row in table)
+    place = {slide: i for i, slide in enumerate(slides)}
+    by_epoch = np.full((last, len(slides)), _NAN)
+    for row in table:
+        by_epoch[int(row["epoch"]) - 1, place[row["slide_id"]]] = float(row[task.columns[1]])
+    y = [task.classes.index(label[slide]) for slide in slides]
+    best = int(named.model.config["training"]["best_epoch"]) - 1
+    ways = four_ways(y, by_epoch, best, 0.5 if named.threshold is None else named.threshold)
+    return {"n": len(slides), "epochs": last, "accuracy": asdict(ways)}
+
+
+def leakage(
+    job: JobFolder, named: NamedModel, rows: Sequence[Mapping[str, str]], features: FeatureSet
+) -> dict[str, Any]:
+    """Patients on two sides, and slides of different sides that may be one."""
+    table = job.predictions(named.name) / "slides.csv"
+    everyone = rows if any(row["fold"] for row in rows) or not table.is_file() else read_csv(table)
+    side = {row["slide_id"]: row["fold"].split("f")[-1] if row["fold"] else row["split"] for row in everyone}
+    side = {slide: "val/train" if at in ("train", "val") else at for slide, at in side.items() if slide in features}
+    cases: dict[str, set[str]] = {}
+    for row in everyone:
+        if side.get(row["slide_id"]):
+            cases.setdefault(row["case_id"], set()).add(side[row["slide_id"]])
+    names = [name for name in sorted(side) if side[name] and features.n_tiles(name)]
+    found = suspicions(names, [side[n] for n in names], [signature(features.bag(n)) for n in names]) if names else []
+    return {
+        "slides": len(names),
+        "patients_on_two_sides": sorted(case for case, sides in cases.items() if len(sides) > 1),
+        "suspicions": [asdict(one) for one in found],
+    }
+
+
+def groups_of(labels: Labels, columns: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Column → slide → value."""
+    return {column: {slide: labels.cell(slide, column) for slide in labels.label} for column in columns}
+
+
+def spoken(found: Mapping[str, Any], which: str) -> list[str]:
+    """Say the figures in lines."""
+    parts = {"": found["score"]} if "slides" in found["score"] else found["score"]
+    lines = []
+    for name, part in parts.items():
+        lines.append(f"{name + ': ' if name else ''}{part['n']} slides of {part['n_patients']} patients, {which}")
+        for figure, said in part["slides"].items():
+            low, high = said["interval"]
+            text = f"  {figure.replace('_', ' ')} {_shown(said['value'])} ({_shown(low)} to {_shown(high)})"
+            fold = part.get("folds", {}).get(figure)
+            lines.append(text + (f"; folds {_shown(fold['mean'])} ± {_shown(fold['sd'])}" if fold else ""))
+    for column, values in next(iter(parts.values())).get("groups", {}).items():
+        for value, group in values.items():
+            figure, said = next(iter(group["figures"].items()))
+            lines.append(f"  {column} {value}: {figure} {_shown(said['value'])}, {group['n']} slides")
+    return lines + _spoken_more(found)
+
+
+def _spoken_more(found: Mapping[str, Any]) -> list[str]:
+    """Say comparison, honesty and leakage."""
+    lines = []
+    if "against" in found:
+        other = found["against"]
+        figure, said = next(iter(other["figures"].items()))
+        low, high = said["interval"]
+        lines.append(
+            f"against {other['model']}: {figure} {_shown(said['difference'])} higher "
+            f"({_shown(low)} to {_shown(high)}), p {_shown(said['p_bootstrap'])} (bootstrap over patients)"
+        )
+    if "honesty" in found:
+        ways = found["honesty"]["accuracy"]
+        lines.append(
+            f"accuracy of this training: {ways['honest']:.3f} honest; {ways['stopped']:.3f} had it been stopped on the "
+            f"test slides, {ways['best_epoch']:.3f} at their best epoch, {ways['best_threshold']:.3f} with their best "
+            "threshold, too: only the first is evidence"
+        )
+    leak = found.get("leakage")
+    if leak is not None:
+        torn, alike = leak["patients_on_two_sides"], leak["suspicions"]
+        lines += [f"LEAK: patient {case} is on two sides" for case in torn[:5]]
+        lines += [
+            f"LEAK? {one['first']} and {one['second']} are on different sides and share {one['shared']:.0%} of their "
+            f"tiles (distance {one['distance']:.2g} of the usual)"
+            for one in alike[:10]
+        ]
+        if not torn and not alike:
+            lines.append(f"no patient and no copy of a slide is on two sides ({leak['slides']} slides looked through)")
+    return lines
+
+
+def _shown(value: float | None) -> str:
+    return "not defined" if value is None else f"{value:.3f}"
+
+
+def out_paths(job: JobFolder, name: str) -> dict[str, Path]:
+    """Where an evaluation goes."""
+    files = {"json": "evaluation.json", "csv": "curves.csv", "png": "curves.png"}
+    return {kind: job.predictions(name) / file for kind, file in files.items()}
