@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import wsi
 from pipelines.config import ExtractSettings
-from pipelines.console import Preempted, exit_code_of
+from pipelines.console import exit_code_of
 from pipelines.encoding import encoders_of, settled
 from pipelines.extract import Extraction, extract, passport_of
 from pipelines.features import decisive
@@ -32,6 +32,7 @@ from pipelines.manifest import Manifest, SlideEntry
 from pipelines.processes import this_process
 from pipelines.provenance import Run
 from pipelines.records import Record
+from pipelines.signals import Preempted
 
 from .flight import DONE, FAILED, SKIPPED, Flight
 from .task import Answer, KnownEncoder, News, Task
