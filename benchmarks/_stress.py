@@ -125,11 +125,11 @@ def calm(slides: Path, job: Path, *more: str) -> None:
 
 
 def tree(job: Path) -> dict[str, str]:
-    """Return relative path → SHA-256 of everything that must be the same bytes."""
+    """Return relative path → SHA-256 of everything that must be the same bytes; leftovers of the dead are apart."""
     files = {}
     for path in sorted(job.rglob("*")):
         relative = path.relative_to(job)
-        if path.is_file() and relative.parts[0] not in APART:
+        if path.is_file() and relative.parts[0] not in APART and path.suffix != ".tmp":
             files[relative.as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
     return files
 

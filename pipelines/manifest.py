@@ -15,8 +15,9 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from wsi.address import RemotePath, is_url, path_of
+from wsi.address import is_url
 from wsi.ranges import RemoteError
+from wsi.remote_path import RemotePath, path_of
 
 from .errors import NothingMatchedError, UsageError
 from .files import read_csv

@@ -16,8 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
-from wsi.address import RemotePath
 from wsi.ranges import RemoteFile
+from wsi.remote_path import RemotePath
 from wsi.staging import Held, Staging
 
 from .errors import JobError

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wsi.address import RemotePath, path_of
+from wsi.remote_path import RemotePath, path_of
 
 from .errors import EnvironmentFault, UsageError
 from .files import json_bytes, sync_folder, write_json

@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 from typing import Any
 
-from wsi.address import RemotePath
 from wsi.opening import NOT_ALONE, SUFFIXES
 from wsi.ranges import RemoteError, RemoteFile, file_system
+from wsi.remote_path import RemotePath
 
 
 def slides_below(address: RemotePath) -> tuple[list[RemotePath], int]:

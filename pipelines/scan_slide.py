@@ -15,10 +15,10 @@ from typing import Literal
 import numpy as np
 
 import wsi
-from wsi.address import RemotePath
 from wsi.anatomy import anatomy
 from wsi.geometry import best_level
 from wsi.probe import LevelProbe, Probe, probe, zeros_in
+from wsi.remote_path import RemotePath
 from wsi.resize import resize_area
 
 from .manifest import SlideEntry

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from wsi.address import RemotePath
 from wsi.errors import printable
+from wsi.remote_path import RemotePath
 
 from .files import csv_bytes, write_bytes
 from .filled_in import OF_THE_SCAN, Filled, says_something

@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from wsi.address import RemotePath, is_url, path_of
+from wsi.address import is_url
+from wsi.remote_path import RemotePath, path_of
 
 from .claims import Claims
 from .config import ARTIFACTS

@@ -6,13 +6,10 @@ It has a name, a suffix and, when it is asked for it, a size; it has no place on
 
 from __future__ import annotations
 
-import io
-import os
 import posixpath
 import re
-import stat
 from pathlib import Path, PosixPath
-from typing import Any
+from typing import Any, Self
 from urllib.parse import quote, unquote
 
 PROTOCOLS = frozenset({"http", "https", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory"})
@@ -24,11 +21,6 @@ def is_url(text: str) -> bool:
     """Say whether text is an address of a protocol that slides are read through."""
     found = _URL.match(text)
     return found is not None and found[1].lower() in PROTOCOLS
-
-
-def path_of(text: str) -> Path:
-    """Return what a user named: an address, or a path on this disk."""
-    return RemotePath(text) if is_url(text) else Path(text)
 
 
 def shown(url: str) -> str:
@@ -46,8 +38,8 @@ def _place(url: str) -> str:
     return f"{scheme}:/{unquote(rest) if scheme.lower() in _WEB else rest}"
 
 
-class RemotePath(PosixPath):
-    """An address. Whatever touches a disk is refused, but for `stat` and `exists`, which ask the server.
+class Address(PosixPath):
+    """An address as a name: what is there is asked by `wsi.remote_path.RemotePath`.
 
     Attributes:
         url: the whole address, secrets included.
@@ -56,7 +48,7 @@ class RemotePath(PosixPath):
     url: str
     _called: str
 
-    def __new__(cls, url: str, called: str = "") -> RemotePath:
+    def __new__(cls, url: str, called: str = "") -> Self:
         """Take an address as the user wrote it; `called` is what it is to be called in all that is told of it."""
         self = super().__new__(cls, called or _place(url))
         self.url, self._called = url, called
@@ -68,7 +60,7 @@ class RemotePath(PosixPath):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel to a process of our own, secrets included: it has to read."""
-        return RemotePath, (self.url, self._called)
+        return type(self), (self.url, self._called)
 
     def __str__(self) -> str:
         """Return the address without secrets."""
@@ -77,16 +69,16 @@ class RemotePath(PosixPath):
     __fspath__ = __str__
 
     def __repr__(self) -> str:
-        return f"RemotePath({str(self)!r})"
+        return f"{type(self).__name__}({str(self)!r})"
 
-    def beside(self, text: str) -> RemotePath:
+    def beside(self, text: str) -> Self:
         """Return what a path means as seen from here; what is secret goes along to nobody else."""
         scheme, _, rest = shown(self.url).partition("://")
         quoted = quote(text) if scheme.lower() in _WEB else text
         folder = rest.partition("/")[0] if text.startswith("/") else rest.rpartition("/")[0]
-        return RemotePath(f"{scheme}://{folder}/{quoted.lstrip('/')}")
+        return type(self)(f"{scheme}://{folder}/{quoted.lstrip('/')}")
 
-    def is_below(self, other: RemotePath) -> bool:
+    def is_below(self, other: Address) -> bool:
         """Say whether it lies in the folder of another address, or below that, as it is written."""
         mine, theirs = (posixpath.normpath(unquote(str(one)).replace("://", "/", 1)) for one in (self, other))
         return mine.startswith(posixpath.dirname(theirs) + "/")
@@ -104,41 +96,9 @@ class RemotePath(PosixPath):
         """Return a neighbor, as text alone."""
         return PosixPath(_place(self.url)).with_name(name)
 
-    def absolute(self) -> RemotePath:
+    def absolute(self) -> Self:
         """Return itself: an address is one from everywhere."""
         return self
-
-    def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:  # noqa: ARG002 - as that of Path
-        """Ask the server how large it is; the other fields say nothing.
-
-        Raises:
-            wsi.ranges.RemoteError: there is no such thing, access is refused, or no answer.
-        """
-        from wsi.ranges import RemoteFile
-
-        size = RemoteFile.of(self).state().size
-        return os.stat_result((stat.S_IFREG | 0o444, 0, 0, 1, 0, 0, size, 0, 0, 0))
-
-    def open(self, mode: str = "r", buffering: int = -1, **text: Any) -> Any:  # type: ignore[override]
-        """Open it for reading; pieces are fetched as they are read, or it is copied where its server gives none.
-
-        Raises:
-            wsi.ranges.RemoteError: it cannot be had, or there is no room for the copy.
-        """
-        from wsi.staging import opened
-
-        if set(mode) - set("rbt"):
-            raise io.UnsupportedOperation(f"{self}: an address can only be read")
-        file = io.BufferedReader(opened(self), 2**16 if buffering < 1 else buffering)
-        return file if "b" in mode else io.TextIOWrapper(file, **text)
-
-    def exists(self, **_: Any) -> bool:
-        """Say whether the server has it; False also where it does not answer."""
-        try:
-            self.stat()
-        except OSError:
-            return False
-        return True
 
     def is_symlink(self) -> bool:
         """Return False: what an address leads to is the server's affair."""
@@ -147,5 +107,3 @@ class RemotePath(PosixPath):
     def is_dir(self) -> bool:
         """Return False: see `wsi.listing`."""
         return False
-
-    is_file = exists

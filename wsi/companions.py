@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from wsi.address import RemotePath, path_of
 from wsi.dicom_header import is_dicom
 from wsi.dicom_series import series_files
+from wsi.remote_path import RemotePath, path_of
 
 _BESIDE = {".vms", ".vmu", ".ndpis"}
 

@@ -7,7 +7,6 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-from wsi.address import RemotePath, path_of
 from wsi.dicom_header import PHOTOMETRIC as DICOM_PHOTOMETRIC
 from wsi.dicom_header import read_dicom_header
 from wsi.errors import (
@@ -25,6 +24,7 @@ from wsi.icc import CHOICES, to_srgb
 from wsi.jpeg_header import read_header
 from wsi.ranges import NoRangesError, RemoteError, RemoteFile
 from wsi.readers.base import BaseSlide
+from wsi.remote_path import RemotePath, path_of
 from wsi.slide import Slide
 from wsi.sources import RangeSource, fetch_error
 from wsi.staging import Staging

@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi.address import RemotePath
 from wsi.anatomy import Anatomy, TileTable, anatomy, table_of
 from wsi.errors import TileReadError
 from wsi.grid import TileGrid, tissue_shares
 from wsi.readers.base import BaseSlide
+from wsi.remote_path import RemotePath
 from wsi.slide import Slide
 from wsi.sources import open_source
 from wsi.tiff_directory import Directory, TiffFile, TiffProblemError

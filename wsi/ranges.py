@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from wsi.address import RemotePath
+from wsi.address import Address
 
 TRIES = 4
 """How often a piece is asked for, with pauses between."""
@@ -45,7 +45,7 @@ class RemoteError(OSError):
         mend: what helps.
     """
 
-    def __init__(self, number: int, what: str, address: RemotePath | str, mend: str) -> None:
+    def __init__(self, number: int, what: str, address: Address | str, mend: str) -> None:
         super().__init__(number, what, str(address))
         self.mend = mend
 
@@ -82,13 +82,13 @@ class RemoteState:
 class RemoteFile:
     """One file behind an address."""
 
-    def __init__(self, address: RemotePath, system: Any, place: str) -> None:
+    def __init__(self, address: Address, system: Any, place: str) -> None:
         self.address, self._system, self._place = address, system, place
         self._web = address.url.lower().startswith(("http://", "https://"))
         self._seen: RemoteState | None = None
 
     @classmethod
-    def of(cls, address: RemotePath) -> RemoteFile:
+    def of(cls, address: Address) -> RemoteFile:
         """Find what reads an address.
 
         Raises:
@@ -362,7 +362,7 @@ def state_of(told: dict[str, Any]) -> RemoteState:
 _lock = threading.Lock()
 
 
-def file_system(address: RemotePath) -> tuple[Any, str]:
+def file_system(address: Address) -> tuple[Any, str]:
     """Return what reads an address, and what it calls it there.
 
     Raises:

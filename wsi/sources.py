@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from wsi.address import RemotePath
+from wsi.address import Address
 from wsi.errors import FetchError, TileReadError
 from wsi.file_identity import FileIdentity
 from wsi.ranges import RemoteError, RemoteFile, RemoteState
@@ -65,7 +65,7 @@ def open_source(path: Path) -> ByteSource:
     Raises:
         OSError: it cannot be opened.
     """
-    return RangeSource(path) if isinstance(path, RemotePath) else FileSource(path)
+    return RangeSource(path) if isinstance(path, Address) else FileSource(path)
 
 
 class FileSource:
@@ -156,7 +156,7 @@ class RangeSource:
         identity: what must lie there, where it was opened elsewhere before.
     """
 
-    def __init__(self, path: RemotePath, identity: RemoteState | None = None) -> None:
+    def __init__(self, path: Address, identity: RemoteState | None = None) -> None:
         self.path = path
         self._file = RemoteFile.of(path)
         self.identity = self._file.state()
@@ -231,7 +231,7 @@ class RangeSource:
         """Do nothing: others may read on."""
 
 
-def _ask_again(path: RemotePath, identity: RemoteState) -> RangeSource:
+def _ask_again(path: Address, identity: RemoteState) -> RangeSource:
     try:
         return RangeSource(path, identity)
     except RemoteError as error:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wsi.address import RemotePath
+from wsi.address import Address
 from wsi.errors import UnreadableSlideError
 from wsi.ranges import NoRangesError, RemoteError, RemoteFile, RemoteState
 from wsi.sources import FileSource, RangeSource, SourceFile
@@ -96,7 +96,7 @@ class Staging:
         """Return the one that the environment names."""
         return cls(cache_folder(), cap())
 
-    def copy(self, address: RemotePath, state: RemoteState) -> Held:
+    def copy(self, address: Address, state: RemoteState) -> Held:
         """Return a copy of what lies at an address: the one that is there, else a new one.
 
         Raises:
@@ -111,7 +111,7 @@ class Staging:
             what = f"it cannot be copied to this disk: {self.root} ({error.strerror})"
             raise UnreadableSlideError(address.name, what, f"Name another folder: {FOLDER}=FOLDER.") from error
 
-    def _copy(self, address: RemotePath, state: RemoteState) -> Held:
+    def _copy(self, address: Address, state: RemoteState) -> Held:
         self._claim(address.name)
         # Without a tag nothing tells two contents apart: each copy is then one of its own.
         told = f"{address}\0{state.size}\0{state.tag or uuid.uuid4().hex}"
@@ -124,7 +124,7 @@ class Staging:
                 if not path.exists():
                     self._write(path, lock, address, state)
 
-    def _write(self, path: Path, lock: Path, address: RemotePath, state: RemoteState) -> None:
+    def _write(self, path: Path, lock: Path, address: Address, state: RemoteState) -> None:
         part = path.with_name(f"{path.name}.part")
         with _alone(self.root / ".lock"):
             self._make_room(address, state.size, lock)
@@ -148,7 +148,7 @@ class Staging:
             part.unlink(missing_ok=True)
             raise
 
-    def _make_room(self, address: RemotePath, size: int, mine: Path) -> None:
+    def _make_room(self, address: Address, size: int, mine: Path) -> None:
         gc.collect()  # slides that nobody can reach any more hold theirs until then
         used = {folder: _size_of(folder) for folder in self.root.iterdir() if folder.is_dir()}
         old = sorted((f.with_name(f"{f.name}.lock") for f in used), key=lambda lock: _time_of(lock))
@@ -186,7 +186,7 @@ class Staging:
         marker.write_text("slidemil keeps copies of slides here and deletes them as it sees fit.\n")
 
 
-def opened(address: RemotePath) -> SourceFile:
+def opened(address: Address) -> SourceFile:
     """Open what lies at an address: in pieces, or a copy of it, held until it is closed, where there are none.
 
     Raises:

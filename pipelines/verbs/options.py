@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from pipelines.console import say
-from wsi.address import path_of
+from wsi.remote_path import path_of
 
 Slides = Annotated[
     list[Path],

@@ -15,7 +15,7 @@ from _shared import ROOT, shared_path
 from pipelines.errors import NothingMatchedError, UsageError
 from pipelines.manifest import find_slides
 from wsi import ranges, staging
-from wsi.address import RemotePath
+from wsi.remote_path import RemotePath
 
 sys.path.append(str(ROOT / "benchmarks"))  # at the end: both folders have a file _slides.py
 from _secrets import leaks

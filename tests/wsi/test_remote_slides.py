@@ -22,8 +22,9 @@ from hypothesis import strategies as st
 
 import wsi
 from wsi import ranges, sources, staging
-from wsi.address import RemotePath, is_url, path_of, shown
+from wsi.address import is_url, shown
 from wsi.ranges import RemoteError, RemoteFile
+from wsi.remote_path import RemotePath, path_of
 
 WORD = "-".join(["geheim", "4711"])
 """Put together, so that no line of this file in a traceback holds it."""

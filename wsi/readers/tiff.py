@@ -21,7 +21,6 @@ import tifffile
 from numpy.typing import NDArray
 
 from wsi import mpp as pixel_size
-from wsi.address import RemotePath
 from wsi.errors import NotBrightfieldError, OtherPictureError, SlideError, UnreadableSlideError
 from wsi.geometry import downsample_of
 from wsi.jpeg2000 import read_codestream
@@ -30,6 +29,7 @@ from wsi.ranges import RemoteError
 from wsi.readers.base import Facts, on_white
 from wsi.readers.codecs import JPEG2000, rgb_of_ycbcr
 from wsi.readers.mosaic import MosaicSlide
+from wsi.remote_path import RemotePath
 from wsi.slide import Level
 from wsi.sources import ByteSource, SourceFile, fetch_error, open_source
 from wsi.tiff_directory import MOST_TILE_PIXELS
