@@ -211,7 +211,7 @@ def reading_states(slides: Path, job: Path, rounds: int) -> float:
     """Return milliseconds of a core in which the client reads what a slide is, before the run and after it."""
     from pipelines.cluster import stage
     from pipelines.encoding import encoder_of
-    from pipelines.extract import Extraction
+    from pipelines.extraction import Extraction
     from pipelines.manifest import Sources, find_slides
     from pipelines.progress import progress
     from pipelines.provenance import Run

@@ -16,10 +16,10 @@ from mil.explain.backbone import Backbone
 from .config import ExtractSettings, load_settings
 from .encoding import encoder_of, settled
 from .errors import CheckFailedError, NoAttentionError, UsageError
-from .extract import passport_of
 from .feature_sets import FeatureSet
 from .features import same_passport
 from .jobfolder import JobFolder
+from .passports import passport_of
 from .predictions import NamedModel
 
 ALL = "all"

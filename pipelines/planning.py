@@ -15,7 +15,7 @@ from . import plan_text
 from .config import ExtractSettings
 from .counting import Count, Estimate, count, estimate, size_of
 from .errors import ExitCode
-from .extract import Extraction
+from .extraction import Extraction
 from .forecast import Forecast, Kept, Work, forecast, settings_key
 from .jobfolder import JobFolder
 from .manifest import Manifest, SlideEntry
@@ -168,7 +168,7 @@ def sort_out(
 
 def keep(plan: Plan, run: Run, settings: ExtractSettings, encoder: Encoder) -> None:
     """Write the record of the plan, which the run is held against."""
-    from .extract import passport_of
+    from .passports import passport_of
 
     if plan.forecast is None:
         run.finish("done")

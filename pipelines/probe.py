@@ -17,13 +17,14 @@ import wsi
 
 from .config import ExtractSettings
 from .counting import Count, in_chance_order
-from .extract import Extraction, stream_of
+from .extraction import Extraction
 from .forecast import Measured
 from .jobfolder import JobFolder
 from .machine import busy_core_seconds, memory_of_children, others_told, peak_memory
 from .manifest import SlideEntry
 from .progress import Quiet
 from .provenance import Run
+from .reading import stream_of
 from .slide_work import SlideWork, finish_slide, prepare
 from .timing import StageClock
 

@@ -15,7 +15,7 @@ from .manifest import Manifest
 from .verdict import Verdict, judge
 
 if TYPE_CHECKING:
-    from .extract import Extraction
+    from .extraction import Extraction
 
 _EVERY = 1.0
 """Seconds between two looks."""

@@ -20,7 +20,7 @@ from pipelines import __version__
 from pipelines.config import ExtractSettings
 from pipelines.counting import size_of
 from pipelines.errors import ExitCode, JobError
-from pipelines.extract import Extraction
+from pipelines.extraction import Extraction
 from pipelines.features import decisive
 from pipelines.files import write_text
 from pipelines.manifest import SlideEntry

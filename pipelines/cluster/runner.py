@@ -25,10 +25,12 @@ import wsi
 from pipelines.config import ExtractSettings
 from pipelines.console import exit_code_of
 from pipelines.encoding import encoders_of, settled
-from pipelines.extract import Extraction, extract, passport_of
+from pipelines.extract import extract
+from pipelines.extraction import Extraction
 from pipelines.features import decisive
 from pipelines.jobfolder import JobFolder
 from pipelines.manifest import Manifest, SlideEntry
+from pipelines.passports import passport_of
 from pipelines.processes import this_process
 from pipelines.provenance import Run
 from pipelines.records import Record

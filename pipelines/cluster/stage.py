@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pipelines.claims import all_claims
 from pipelines.errors import UsageError
-from pipelines.extract import Extraction
+from pipelines.extraction import Extraction
 from pipelines.manifest import Manifest, SlideEntry
 from pipelines.outcome import Failure, Outcome
 from pipelines.provenance import known_sha256

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from _command import slidemil
 
-from pipelines import extract
+from pipelines import extraction
 from pipelines.demo import write_truth
 from pipelines.demo_cohort import Cohort, compose_cohort
 from pipelines.jobfolder import JobFolder
@@ -23,7 +23,7 @@ def apart() -> None:
 def prepared_here(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Slides are prepared in this process, into which tests can reach, unless a test asks for `apart` or processes."""
     if "apart" not in request.fixturenames:
-        monkeypatch.setattr(extract, "prepares_apart", lambda settings: settings.processes not in ("auto", "0"))
+        monkeypatch.setattr(extraction, "prepares_apart", lambda settings: settings.processes not in ("auto", "0"))
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ import tifffile
 from PIL import Image
 
 import wsi
-from pipelines import stages, tables_of_job
+from pipelines import extract_stage, stages, tables_of_job
 from pipelines.config import load_settings
 from pipelines.features import read_features
 from pipelines.jobfolder import JobFolder
@@ -103,7 +103,7 @@ def shelf(tmp_path, monkeypatch):
 @pytest.fixture
 def encoder(monkeypatch):
     box = {"encoder": MeanColor()}
-    monkeypatch.setattr(stages, "encoders_of", lambda settings, *, offline=False: [box["encoder"]])
+    monkeypatch.setattr(extract_stage, "encoders_of", lambda settings, *, offline=False: [box["encoder"]])
     return box
 
 

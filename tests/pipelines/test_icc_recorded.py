@@ -11,7 +11,7 @@ from _icc import expected, linear_profile
 from _slides import with_profile, write_aperio
 
 import wsi
-from pipelines import stages
+from pipelines import extract_stage, stages
 from pipelines.config import load_settings
 from pipelines.errors import CheckFailedError, UsageError
 from pipelines.features import read_features, same_passport
@@ -31,7 +31,7 @@ class MeanColor:
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(stages, "encoders_of", lambda settings, *, offline=False: [MeanColor()])
+    monkeypatch.setattr(extract_stage, "encoders_of", lambda settings, *, offline=False: [MeanColor()])
     shades = np.random.default_rng(0).integers(90, 200, (8, 8, 3)) * np.array([1.0, 0.6, 0.9])
     image = np.kron(shades, np.ones((64, 64, 1))).astype(np.uint8)
     (tmp_path / "slides").mkdir()

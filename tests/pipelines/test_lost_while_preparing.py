@@ -10,7 +10,7 @@ from _command import slidemil_json
 from _prepare_badly import hashed_slowly, prepared_badly
 from _slides import smooth_picture, write_aperio
 
-from pipelines import extract, losable, preparing
+from pipelines import losable, preparing, reading
 from pipelines.config import ExtractSettings
 
 TILES = ("--tile", 64, "--set", "min_tissue=0", "--set", "quality=false")
@@ -75,6 +75,6 @@ def test_a_remembered_hash_starts_no_process(slides, tmp_path, monkeypatch, apar
 
 
 def test_the_command_prepares_apart_unless_told_otherwise(apart):
-    assert extract.prepares_apart(ExtractSettings())
-    assert extract.prepares_apart(ExtractSettings(processes="2"))
-    assert not extract.prepares_apart(ExtractSettings(processes="0"))
+    assert reading.prepares_apart(ExtractSettings())
+    assert reading.prepares_apart(ExtractSettings(processes="2"))
+    assert not reading.prepares_apart(ExtractSettings(processes="0"))

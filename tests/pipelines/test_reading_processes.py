@@ -11,7 +11,7 @@ from _slides import smooth_picture, write_aperio
 import wsi
 from pipelines import preparing
 from pipelines.config import ExtractSettings
-from pipelines.extract import reading_processes
+from pipelines.reading import reading_processes
 
 TILES = ("--tile", 64, "--set", "min_tissue=0", "--set", "quality=false")
 

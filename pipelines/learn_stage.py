@@ -1,0 +1,264 @@
+"""The stages behind `slidemil train`, `predict` and `evaluate`: features and labels → models, and what they say."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import pseudonyms
+from . import tables_of_job as tables
+from .alone import alone
+from .config import LearnSettings, Settings
+from .errors import UsageError
+from .jobfolder import JobFolder
+from .labels import Labels, read_labels
+from .manifest import Manifest, safe_name
+from .outcome import Said
+from .progress import progress
+from .provenance import Run
+from .records import publish
+
+if TYPE_CHECKING:
+    from .learn import Sides
+    from .predictions import NamedModel
+
+
+def train(
+    out: Path,
+    labels: Path,
+    settings: Settings,
+    *,
+    name: str | None = None,
+    target: str = "label",
+    features: str | None = None,
+    splits: Path | None = None,
+    keyfile: Path | None = None,
+    force: bool = False,
+    quiet: bool = False,
+) -> Said:
+    """Features and labels → model, its score on held-out patients, and predictions for every slide.
+
+    With folds, or splits that are given, a model per fold: every slide is answered by one that never saw its patient.
+
+    Raises:
+        NothingMatchedError: no label belongs to a slide.
+        mil.TrainingDataError: one class only, too few patients, a patient in two folds.
+    """
+    from .learn import check_labels
+
+    job = JobFolder(out)
+    if keyfile is not None:
+        pseudonyms.check(job, keyfile)
+    manifest = tables.read_manifest(job)
+    more = [settings.train.site] if settings.train.site else []
+    table = pseudonyms.labels_of(labels, manifest.entries, target, keyfile, more)
+    check_labels(labels, table, settings.train)
+    if settings.train.folds or splits is not None:
+        return _cross_validate(
+            job, manifest, table, settings.train, splits, name=name, features=features, force=force, quiet=quiet
+        )
+    return learn_one(job, manifest, table, settings.train, name=name, features=features, force=force, quiet=quiet)
+
+
+def evaluate(
+    out: Path,
+    model: str,
+    *,
+    against: str | None = None,
+    labels: Path | None = None,
+    by: Sequence[str] = (),
+    target: str = "label",
+    features: str | None = None,
+) -> Said:
+    """Predictions of held-out slides → figures with intervals, curves, comparison, and a look for leaks.
+
+    Raises:
+        UsageError: nothing is held out, or the models answer different questions.
+    """
+    from . import curves, evaluating, predictions
+    from .feature_sets import choose_folder, load_features
+    from .files import json_bytes
+
+    job = JobFolder(out)
+    manifest = tables.read_manifest(job)
+    named = predictions.find_model(job, model)
+    rows, which = evaluating.held_out(job, named)
+    other = None
+    if against is not None:
+        second = predictions.find_model(job, against)
+        other = (second, evaluating.held_out(job, second)[0])
+    if by and labels is None:
+        raise UsageError("--by names columns of a table: give it with --labels.")
+    groups = {}
+    if labels is not None and by:
+        groups = evaluating.groups_of(read_labels(labels, manifest.entries, column=target, more=by), by)
+    folder = choose_folder(job, features, named.model.config.get("encoder"))
+    loaded = load_features(job, folder, [entry.slide_id for entry in manifest.entries])
+    found = evaluating.judge(job, named, rows, against=other, groups=groups, features=loaded)
+    task = named.model.task
+    points = curves.points_of(task, evaluating.targets(task, rows), evaluating.answers(task, rows))
+    paths = evaluating.out_paths(job, named.name)
+    with Run(job, "evaluate", {"model": named.name, "against": against}) as run:
+        for kind, data in (("json", json_bytes(found)), ("csv", curves.as_csv(points)), ("png", curves.as_png(points))):
+            publish(run.job, paths[kind], data)
+    lines = evaluating.spoken(found, which)
+    warnings = [line for line in lines if line.startswith("LEAK")]
+    outputs = [_in(job, path) for path in paths.values()]
+    return Said(
+        (*lines, f"→ {paths['json']}"),
+        {"status": "done", "which": which, **found, "outputs": outputs, "warnings": warnings},
+    )
+
+
+def predict(out: Path, model: str, *, features: str | None = None) -> Said:
+    """Model and features → prediction tables.
+
+    Raises:
+        CheckFailedError: the features were made differently from those the model was trained on.
+    """
+    from . import predictions
+    from .feature_sets import choose_folder, load_features
+
+    job = JobFolder(out)
+    manifest = tables.read_manifest(job)
+    named = predictions.find_model(job, model)
+    folder = choose_folder(job, features, named.model.config.get("encoder"))
+    loaded = load_features(job, folder, [entry.slide_id for entry in manifest.entries])
+    predictions.check_fits(named, loaded)
+    before = {row["slide_id"]: row for row in predictions.read_predictions(job, named.name, named.sha256)}
+    told = {"model": named.name, "model_sha256": named.sha256, "features": folder}
+    with Run(job, "predict", told) as run, alone(job, "predictions", named.name):
+        labels = _column(before, "label")
+        rows, fresh = predictions.predict(run.job, named, loaded, manifest.entries, labels=labels)
+    where = job.predictions(named.name) / "slides.csv"
+    verb = "predicted" if fresh else "nothing new:"
+    return Said(
+        (f"{verb} {len(rows)} slides with {named.name} → {where}", *loaded.notes),
+        {
+            "status": "done",
+            "model": named.name,
+            "slides": len(rows),
+            "new": fresh,
+            "outputs": [_in(job, where)],
+            "warnings": list(loaded.notes),
+        },
+    )
+
+
+def learn_one(
+    job: JobFolder,
+    manifest: Manifest,
+    labels: Labels,
+    settings: LearnSettings,
+    *,
+    name: str | None = None,
+    features: str | None = None,
+    force: bool = False,
+    quiet: bool = False,
+) -> Said:
+    """Train one model, and predict all slides with it."""
+    from . import learn, predictions
+    from .feature_sets import choose_folder, load_features
+
+    folder = choose_folder(job, features)
+    loaded = load_features(job, folder, [entry.slide_id for entry in manifest.entries])
+    name = safe_name(name or settings.head)
+    run = Run(job, "train", {"model": name, "features": folder, **dataclasses.asdict(settings)}, list(labels.notes))
+    with run:
+        with alone(job, "models", name), progress("training", "epochs", quiet=quiet) as bar:
+            sides, fresh = learn.train(run.job, name, loaded, labels, settings, bar, force=force)
+        named: NamedModel = predictions.find_model(job, name)
+        manifest = tables.keep_cases(run.job, manifest, labels.case)
+        with alone(job, "predictions", name):
+            predictions.predict(run.job, named, loaded, manifest.entries, labels=labels.label)
+        run.finish("done", trained=fresh)
+    return _learned(job, named, sides, fresh, (*labels.notes, *loaded.notes))
+
+
+def _cross_validate(
+    job: JobFolder,
+    manifest: Manifest,
+    labels: Labels,
+    settings: LearnSettings,
+    given: Path | None,
+    *,
+    name: str | None = None,
+    features: str | None = None,
+    force: bool = False,
+    quiet: bool = False,
+) -> Said:
+    from . import cross_validation, evaluating, predictions
+    from .feature_sets import choose_folder, load_features
+
+    folder = choose_folder(job, features)
+    loaded = load_features(job, folder, [entry.slide_id for entry in manifest.entries])
+    name = safe_name(name or f"{settings.head}_cv")
+    folds = cross_validation.deal(loaded, labels, settings, given)
+    run = Run(job, "train", {"model": name, "features": folder, **dataclasses.asdict(settings)}, list(labels.notes))
+    with run:
+        with alone(job, "models", name), progress("training", "epochs", quiet=quiet) as bar:
+            fresh = cross_validation.cross_validate(run.job, name, loaded, folds, labels, settings, bar, force=force)
+        tables.keep_cases(run.job, manifest, labels.case)
+        run.finish("done", trained=fresh)
+    named = predictions.find_model(job, name)
+    rows, which = evaluating.held_out(job, named)
+    found = evaluating.judge(job, named, rows)
+    verb = "trained" if fresh else "nothing new:"
+    lines = [f"{verb} {len(folds)} models, one per fold → {named.folder}", *evaluating.spoken(found, which)]
+    notes = [*labels.notes, *loaded.notes]
+    outputs = [_in(job, named.folder), _in(job, job.predictions(name))]
+    data = {"status": "done", "model": name, "new": fresh, "folds": len(folds), "score": found["score"]}
+    return Said((*lines, *notes), {**data, "outputs": outputs, "warnings": notes})
+
+
+def _learned(job: JobFolder, named: NamedModel, sides: Sides, fresh: bool, notes: Sequence[str]) -> Said:
+    import json
+
+    metrics = json.loads((named.folder / "metrics.json").read_text(encoding="utf-8"))
+    test = metrics.get("test")
+    verb = "trained" if fresh else "nothing new:"
+    lines = [f"{verb} {named.name} on {len(sides.split.train)} slides → {named.folder}"]
+    if test and "figures" in test:
+        from .evaluating import spoken
+
+        lines += spoken({"score": test["figures"]}, "held out")
+    elif test:
+        low, high = test["auc_interval"]
+        lines.append(
+            f"held out: AUC {_number(test['auc'])} ({_number(low)} to {_number(high)}), balanced accuracy "
+            f"{_number(test['balanced_accuracy'])}, {test['n']} slides of {test['n_patients']} patients"
+        )
+    data: dict[str, Any] = {
+        "status": "done",
+        "model": named.name,
+        "new": fresh,
+        "metrics": _told_of(test),
+        "outputs": [_in(job, named.folder), _in(job, job.predictions(named.name))],
+        "warnings": list(notes),
+    }
+    if not test:
+        lines.append("no patient is held out: nothing says how good the model is")
+        data["warnings"].append(lines[-1])
+    return Said((*lines, *notes), data)
+
+
+def _told_of(test: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What `--json` says of the held-out slides."""
+    if not test or "figures" in test:
+        return test
+    return {key: test[key] for key in ("n", "n_patients", "auc", "auc_interval")}
+
+
+def _column(rows: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, str]:
+    return {slide: str(row[name]) for slide, row in rows.items() if row.get(name)}
+
+
+def _in(job: JobFolder, path: Path) -> str:
+    return Path(os.path.relpath(path, job.root)).as_posix()
+
+
+def _number(value: float | None) -> str:
+    return "not defined" if value is None else f"{value:.3f}"
