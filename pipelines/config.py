@@ -65,6 +65,8 @@ class ExtractSettings:
         dtype: of stored features, `float16` or `float32`.
         store: besides the HDF5 files one zarr store of all slides, for dask and clouds: `zarr` (beside the feature
             folder), or a folder or fsspec URL that ends in `.zarr`, e.g. `s3://bucket/cohort.zarr`.
+        dense: store also the feature map of each tile (a vector for each patch of a ViT, each place of a CNN's last
+            map), as zarr groups: `dense_<encoder>/<slide>.zarr`. `slidemil plan` says how many GB that is.
         jpeg2000: how JPEG 2000 slides are read at half their size and below: `full` decodes all and takes area means,
             `low-band` leaves out the finer bands, which is about twice as fast but gives other pixels.
     """
@@ -98,6 +100,7 @@ class ExtractSettings:
     dtype: str = "float16"
     jpeg2000: str = "full"
     store: str | None = None
+    dense: bool = False
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be meant."""

@@ -92,7 +92,7 @@ def encoders_of(settings: ExtractSettings, *, offline: bool) -> list[Encoder]:
     """Return all encoders that `--encoder a,b` asks for, with the weights of `--weights x,y` in the same order.
 
     Raises:
-        UsageError: weights for some encoders only.
+        UsageError: weights for some encoders only, or maps of one that has none.
     """
     names = [name.strip() for name in settings.encoder.split(",")]
     files: list[str | None] = [None] * len(names)
@@ -107,10 +107,15 @@ def encoders_of(settings: ExtractSettings, *, offline: bool) -> list[Encoder]:
         )
     if len(set(names)) < len(names):
         raise UsageError(f"--encoder {settings.encoder}: the same encoder twice.")
-    return [
+    encoders = [
         encoder_of(replace(settings, encoder=name, weights=file), offline=offline)
         for name, file in zip(names, files, strict=True)
     ]
+    if settings.dense:
+        from .maps import check_maps
+
+        check_maps(encoders)
+    return encoders
 
 
 def self_check(encoder: Encoder) -> None:

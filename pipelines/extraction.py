@@ -23,6 +23,7 @@ from .counting import size_of
 from .features import decisive
 from .jobfolder import JobFolder, Tiling, tiling_name
 from .manifest import SlideEntry
+from .maps import Encoded, Maps, encode
 from .outcome import Failure
 from .passports import colors_of, passport_of
 from .preparing import Preparer
@@ -96,7 +97,9 @@ class Extraction:
     def compute_with(self, encoders: Sequence[Encoder]) -> None:
         """Take encoders, the first and those beside it, which decide what features count as done."""
         self.encoder, *self.also = encoders
-        self.beside = beside(self.also, lambda encoder: passport_of(encoder, self.settings))
+        dense = self.settings.dense
+        self.maps = Maps(self.encoder, self.passport) if dense else None
+        self.beside = beside(self.also, lambda encoder: passport_of(encoder, self.settings), dense=dense)
         self._staining = Staining(self._stain_of, None if self.beside else self.encoder)
 
     @property
@@ -117,6 +120,7 @@ class Extraction:
     def made(self, slide_id: str) -> list[str]:
         """Name the feature files of a slide, of all encoders, relative to the job folder."""
         made = [self.output(slide_id), *(one.output(self.tiling, slide_id) for one in self.beside)]
+        made += [maps.store(self.tiling, slide_id) for maps in self._all_maps]
         return [path.relative_to(self.job.root).as_posix() for path in made]
 
     def pending(
@@ -243,16 +247,26 @@ class Extraction:
         if len(good):
             pixels = self._pixels(batch, good)
             with self.clocks["encode"].of(len(good)):
-                values = self.encoder(pixels)
-                others = [one.encoder(pixels) for one in self.beside]
+                found = encode(self.encoder, pixels, self.maps)
+                others = [encode(one.encoder, pixels, one.maps) for one in self.beside]
             for ordinal in np.unique(batch.slide[good]):
                 mine = batch.slide[good] == ordinal
-                work, rows = self._work(int(ordinal)), batch.index[good][mine]
-                work.put(rows, values[mine], self.settings.dtype)
-                for one, theirs in zip(self.beside, others, strict=True):
-                    one.put(work, rows, theirs[mine], self.settings.dtype)
+                self._put(self._work(int(ordinal)), batch.index[good][mine], [one.of(mine) for one in (found, *others)])
         for ordinal in np.unique(batch.slide):
             self._finish_if_complete(int(ordinal))
+
+    def _put(self, work: SlideWork, rows: NDArray[np.int64], found: Sequence[Encoded]) -> None:
+        """Keep what all encoders gave for some tiles of a slide."""
+        dtype = self.settings.dtype
+        work.put(rows, found[0].values, dtype)
+        if self.maps is not None and found[0].maps is not None:
+            self.maps.put(work, self.tiling, rows, found[0].maps, dtype)
+        for one, theirs in zip(self.beside, found[1:], strict=True):
+            one.put(work, self.tiling, rows, theirs, dtype)
+
+    @property
+    def _all_maps(self) -> list[Maps]:
+        return [maps for maps in (self.maps, *(one.maps for one in self.beside)) if maps is not None]
 
     def abandon(self) -> None:
         """Let go of every slide that is still open; what is not finished stays undone."""
@@ -260,6 +274,8 @@ class Extraction:
         for work in self._works:
             if work is not None:
                 work.slide.close()
+        for maps in self._all_maps:
+            maps.close()
         self.claims.close()
 
     def close(self, work: SlideWork) -> None:
@@ -268,6 +284,8 @@ class Extraction:
             for one in self.beside:
                 one.finish(work, self.job, self.tiling, self.settings)
             facts = finish_slide(work, self.job, self.tiling, self.settings, self.passport, self.encoder.dim)
+            if self.maps is not None:
+                self.maps.finish(work, self.job, self.tiling, self.settings.dtype)
         except wsi.SlideError as error:
             self.fail(work.entry, error)
             return
@@ -286,6 +304,10 @@ class Extraction:
         failure = Failure.of(name, error)
         write_failure(self.job, self.output(name), self._asked.get(name), failure.cause, failure.mend)
         self.failures[name] = failure
+        for one in self.beside:
+            one.drop(name)
+        if self.maps is not None:
+            self.maps.drop(name)
         self.claims.release(name)
         self.run.log("failed", slide=name, cause=error.what, mend=error.mend)
 
@@ -331,7 +353,8 @@ class Extraction:
         parts = {**parts, "mpp": _as_it_mattered(parts["mpp"], old.parts.get("mpp", {}))}
         record = current(self.job, output, parts)
         done = (one.is_done(self.job, self.tiling, entry.slide_id, parts) for one in self.beside)
-        if record is None or not all(done):
+        mapped = self.maps is None or self.maps.is_done(self.job, self.tiling, entry.slide_id, parts)
+        if record is None or not mapped or not all(done):
             return None
         total = record.facts.get("n_tiles", 0) + record.facts.get("n_missing", 0)
         return record if record.facts.get("n_missing", 0) <= self.settings.max_bad_tiles * total else None

@@ -61,19 +61,27 @@ def write_tree(folder: Path, files: Mapping[str, bytes]) -> None:
     Raises:
         EnvironmentFault: as `write_bytes`.
     """
-    temporary, old = temporary_name(folder), temporary_name(folder)
+    temporary = temporary_name(folder)
     try:
         for name, data in files.items():
             write_bytes(temporary / name, data)
+        replace_tree(temporary, folder)
+    except OSError as error:
+        raise EnvironmentFault(explain(error, folder, sum(map(len, files.values())))) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def replace_tree(temporary: Path, folder: Path) -> None:
+    """Give a folder whose files are on the disk its name, in place of an older one."""
+    old = temporary_name(folder)
+    try:
         with contextlib.suppress(FileNotFoundError):
             folder.rename(old)
         temporary.rename(folder)
         sync_folder(folder.parent)
-    except OSError as error:
-        raise EnvironmentFault(explain(error, folder, sum(map(len, files.values())))) from error
     finally:
-        for left in (temporary, old):
-            shutil.rmtree(left, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def temporary_name(path: Path) -> Path:
@@ -105,7 +113,7 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 
 def sweep_leftovers(root: Path) -> int:
-    """Delete temporary files of processes of this machine that are gone, and those older than a day.
+    """Delete temporary files and folders of processes of this machine that are gone, and those older than a day.
 
     Returns:
         How many there were.
@@ -116,7 +124,7 @@ def sweep_leftovers(root: Path) -> int:
         gone = Process("", space, int(pid), "").gone() if pid.isdigit() else None
         with contextlib.suppress(OSError):  # another run may be as tidy
             if gone or (gone is None and file_system_time(path.parent) - path.stat().st_mtime > _OLD):
-                path.unlink()
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
                 swept += 1
     return swept
 

@@ -142,6 +142,10 @@ class Tiling:
         """Features of one slide."""
         return self.root / f"features_{encoder}" / f"{slide}.h5"
 
+    def maps(self, encoder: str, slide: str) -> Path:
+        """Feature maps of the tiles of one slide: a zarr group."""
+        return self.root / f"dense_{encoder}" / f"{slide}.zarr"
+
 
 def tiling_name(size: int, mpp: float, overlap: int) -> str:
     """Return the folder name of a tiling.

@@ -26,8 +26,8 @@ _NAMES = {
 }
 
 
-def figures(plan: Plan, settings: ExtractSettings, device: str) -> dict[str, Any]:
-    """Return the figures of a plan, as `--json` prints them."""
+def figures(plan: Plan, settings: ExtractSettings, device: str, map_bytes: int = 0) -> dict[str, Any]:
+    """Return the figures of a plan, as `--json` prints them; `map_bytes` are those of the map of one tile."""
     guess, expected = plan.estimate, plan.forecast
     per_tile = plan.probe.bytes_per_tile if plan.probe else None
     found: dict[str, Any] = {
@@ -41,6 +41,7 @@ def figures(plan: Plan, settings: ExtractSettings, device: str) -> dict[str, Any
         "gb": {
             "to_hash": round(plan.bytes_to_hash / 1e9, 3),
             "tiles": None if per_tile is None else round(per_tile * guess.expected / 1e9, 3),
+            "maps": round(map_bytes * guess.expected / 1e9, 3),
         },
         "memory_gb": round(round_up(plan.memory) / 1e9, 4),
         "device": device,
@@ -83,6 +84,7 @@ def lines(plan: Plan, data: Mapping[str, Any]) -> list[str]:
     read = f", about {data['gb']['tiles']:.2g} GB of tiles" if data["gb"]["tiles"] is not None else ""
     out += [
         f"  to read     {data['gb']['to_hash']:.3g} GB to be hashed{read}",
+        *([f"  to write    about {data['gb']['maps']:.3g} GB of feature maps"] if data["gb"]["maps"] else []),
         f"  workers     {_plural(data['workers'], 'reader')}, {_plural(data['cores'], 'core')}, "
         f"encoder on {data['device']}",
         f"  queue       {data['depth']} tiles deep: λ {data['lambda']:.4g}/s · W {1e3 * data['W']:.3g} ms = "

@@ -19,6 +19,7 @@ from .extraction import Extraction
 from .forecast import Forecast, Kept, Work, forecast, settings_key
 from .jobfolder import JobFolder
 from .manifest import Manifest, SlideEntry
+from .maps import map_bytes
 from .outcome import Failure, Said
 from .probe import Probe, probe
 from .progress import Progress, Quiet
@@ -190,6 +191,7 @@ def keep(plan: Plan, run: Run, settings: ExtractSettings, encoder: Encoder) -> N
 
 def say_plan(plan: Plan, settings: ExtractSettings, encoder: Encoder, notes: Sequence[str]) -> Said:
     """Return a plan for people and programs; slides that cannot be used make the exit code that of a run."""
+    each = map_bytes(encoder, settings.dtype) if settings.dense else 0
     warnings = [*notes, *plan.triage.notes, *(plan.probe.notes if plan.probe else ())]
     data: dict[str, Any] = {
         "status": "partial" if plan.failures else "done",
@@ -201,7 +203,7 @@ def say_plan(plan: Plan, settings: ExtractSettings, encoder: Encoder, notes: Seq
         },
         "failed": [dataclasses.asdict(failure) for failure in plan.failures],
         "redo": [{"slide": name, "changed": changed} for name, changed in plan.triage.redo.items()],
-        **plan_text.figures(plan, settings, encoder.device),
+        **plan_text.figures(plan, settings, encoder.device, each),
         "warnings": warnings,
     }
     lines = [*plan_text.lines(plan, data), *(f"  note        {text}" for text in warnings)]

@@ -82,7 +82,16 @@ class Network(nn.Module):
 
     def dense(self, x: Tensor) -> Tensor:
         """Prepared tiles → one vector per place of the map: (B, h, w, C); class token and registers are left out."""
-        found = self.forward_features(x)
+        return self.map_of(self.forward_features(x))
+
+    def with_map(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Prepared tiles → features (B, D), as `forward` gives them, and the map (B, h, w, C), in one pass."""
+        with arithmetic(self.precision, x.device.type):
+            found = self.forward_features(x)
+            return self.forward_head(found), self.map_of(found)
+
+    def map_of(self, found: Tensor) -> Tensor:
+        """What is pooled → one vector per place: (B, h, w, C)."""
         if found.ndim != 3:
             return _channels_last(found, self.backbone)
         patches = found[:, self.prefix_tokens :]

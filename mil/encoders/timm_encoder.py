@@ -5,6 +5,7 @@ Source: Wightman, PyTorch Image Models, https://github.com/huggingface/pytorch-i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -157,6 +158,21 @@ class TimmEncoder:
         height, width, depth = self.map_shape
         run = lambda slab: self._pass(slab, self._network.dense).flatten(1)  # noqa: E731
         return self._take(pixels, run, height * width * depth).reshape(len(pixels), height, width, depth)
+
+    def with_map(
+        self, pixels: NDArray[np.uint8] | NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Encode tiles, given as to `__call__` → their features (B, D), and their maps (B, h, w, C), in one pass."""
+        run = lambda slab: self._pass(slab, self._joined)  # noqa: E731
+        if self._probing and len(pixels):
+            self.fit_memory(pixels.shape[1] if pixels.dtype == np.uint8 else self.input_size)
+        both = self._take(pixels, run, self.dim + math.prod(self.map_shape))
+        return both[:, : self.dim], both[:, self.dim :].reshape(len(pixels), *self.map_shape)
+
+    def _joined(self, x: Tensor) -> Tensor:
+        """Features and map of prepared tiles, one behind the other."""
+        features, places = self._network.with_map(x)
+        return torch.cat([features.float(), places.flatten(1).float()], dim=1)
 
     @cached_property
     def map_shape(self) -> tuple[int, int, int]:

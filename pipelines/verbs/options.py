@@ -79,6 +79,7 @@ Precision = Annotated[str | None, typer.Option(help="fp32, bf16, fp16, or auto: 
 Store = Annotated[
     str | None, typer.Option(help="Also one zarr store of all slides: zarr, or a URL that ends in .zarr.")
 ]
+Dense = Annotated[bool, typer.Option("--dense", help="Also the feature map of each tile, as zarr.")]
 Workers = Annotated[str | None, typer.Option(help="Reading threads, or auto.")]
 Memory = Annotated[str | None, typer.Option(help="Cap on pixels under way, e.g. 8G or 500M (default 2G).")]
 BatchSize = Annotated[int | None, typer.Option(help="Tiles per call of the encoder (default 64; 0: what fits).")]
@@ -127,6 +128,7 @@ def extract_options(given: dict[str, Any]) -> dict[str, Any]:
         "encoder weights stain stain_reference device precision batch_size max_bad_tiles store"
     )
     options = {name: given.get(name) for name in same.split()}
+    options["dense"] = given.get("dense") or None
     options["commercial_only"] = given["commercial_only"] or None
     options["workers"] = None if given["workers"] is None else worker_count(given["workers"])
     options["memory_gb"] = None if given["memory"] is None else gigabytes(given["memory"])
