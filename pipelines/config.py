@@ -31,7 +31,8 @@ class ExtractSettings:
 
     Attributes:
         tile: side of a tile in px at `mpp`.
-        mpp: µm per pixel of the tiles.
+        mpp: µm per pixel of the tiles; several with commas, `0.5,1`, make tiles and features at each of them.
+        more_mpp: the further ones of these.
         overlap: px at `mpp` shared by neighboring tiles.
         min_tissue: least share of a tile that must be tissue, 0 to 1.
         slide_mpp: µm per pixel for slides whose own value is missing or refused.
@@ -73,6 +74,7 @@ class ExtractSettings:
 
     tile: int = 224
     mpp: float = 0.5
+    more_mpp: str = ""
     overlap: int = 0
     min_tissue: float = 0.25
     slide_mpp: float | None = None
@@ -108,6 +110,9 @@ class ExtractSettings:
             {
                 f"tile must be 16 to 8192 px, not {self.tile}": 16 <= self.tile <= 8192,
                 f"mpp must be 0.02 to 100 µm per pixel, not {self.mpp}": 0.02 <= self.mpp <= 100,
+                f"mpp and more_mpp must be different numbers from 0.02 to 100, not {self.more_mpp}": self._scales_fit,
+                "several mpp need store=zarr: a store holds the features of one": not self.more_mpp
+                or self.store in (None, "zarr"),
                 f"overlap must be 0 to tile - 1, not {self.overlap}": 0 <= self.overlap < self.tile,
                 f"min_tissue must be 0 to 1, not {self.min_tissue}": 0 <= self.min_tissue <= 1,
                 f"max_bad_tiles must be 0 to 1, not {self.max_bad_tiles}": 0 <= self.max_bad_tiles <= 1,
@@ -135,6 +140,18 @@ class ExtractSettings:
                 or 0.02 <= self.slide_mpp <= 10,
             }
         )
+
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """All µm per pixel that tiles are made at."""
+        return (self.mpp, *(float(text) for text in self.more_mpp.split(",") if text.strip()))
+
+    @property
+    def _scales_fit(self) -> bool:
+        try:
+            return len(set(self.scales)) == len(self.scales) and all(0.02 <= mpp <= 100 for mpp in self.scales)
+        except ValueError:
+            return False
 
     @property
     def excluded(self) -> tuple[str, ...]:
@@ -329,7 +346,7 @@ def _take(values: dict[str, Any], name: str, value: Any, where: str, mistakes: l
     key = name.replace("-", "_")
     full = [known for known, short in _KEYS.items() if key in (known, short)]
     if full:
-        values[full[0]] = value
+        values |= _scales(value) if full[0] == "extract.mpp" else {full[0]: value}
         return
     section, _, short = key.rpartition(".")
     meant = [known for known, plain in _KEYS.items() if plain == short]
@@ -342,6 +359,12 @@ def _take(values: dict[str, Any], name: str, value: Any, where: str, mistakes: l
     near = difflib.get_close_matches(short, list(_KEYS.values()), n=1)
     hint = f" Did you mean `{near[0]}`?" if near else f" Known keys: {', '.join(_KEYS.values())}."
     mistakes.append(f"{where}: unknown key `{short}`.{hint}")
+
+
+def _scales(value: Any) -> dict[str, Any]:
+    """Return the first µm/px and the further ones, of a number, a list, or a text with commas."""
+    first, *more = value if isinstance(value, list) else str(value).split(",")
+    return {"extract.mpp": _scalar(str(first)), "extract.more_mpp": ",".join(str(one).strip() for one in more)}
 
 
 def _build(part: str, cls: type[Part], values: Mapping[str, Any], mistakes: list[str]) -> Part | None:

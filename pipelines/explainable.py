@@ -88,6 +88,8 @@ def means_of(job: JobFolder, features: FeatureSet, weights: str | None, *, offli
     Raises:
         CheckFailedError: weights were given, and are not those that made the features.
     """
+    if features.beside:
+        return Means(lack="its features are joined of several: methods that reach pixels need those of one")
     try:
         settings = _extraction(job, features, weights)
         encoder = encoder_of(settings, offline=offline)
@@ -107,6 +109,8 @@ def means_of(job: JobFolder, features: FeatureSet, weights: str | None, *, offli
 def _extraction(job: JobFolder, features: FeatureSet, weights: str | None) -> ExtractSettings:
     """Return the settings of the extraction for the one encoder that made these features."""
     settings = load_settings(job.settings if job.settings.is_file() else None).extract
+    if features.tile.get("mpp") in settings.scales:
+        settings = replace(settings, mpp=features.tile["mpp"], more_mpp="")
     names = [name.strip() for name in settings.encoder.split(",")]
     files = [one.strip() or None for one in (settings.weights or "").split(",")]
     made = str(features.passport.get("id", ""))

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import pseudonyms, shards
 from . import tables_of_job as tables
@@ -24,9 +24,13 @@ from .outcome import Outcome, Said
 from .progress import progress
 from .provenance import Run
 from .records import keep
+from .scales import Scale, facts_of_all, facts_of_each, scales_of, standing, together
 from .stain_target import check_reference
 from .targets import check_job
 from .tissue_of_slide import check_masks
+
+if TYPE_CHECKING:
+    from .extraction import Extraction
 
 _STORE_WAIT = 600.0
 """Seconds after which a store is written although another run seems to write it: each slide is whole or not there."""
@@ -82,7 +86,8 @@ def extract(
                 run, mine, settled(own.extract, encoder) if spec is None else own.extract, encoder, **how
             )
         if settings.extract.store:
-            outcome = _stored(run, outcome, mine, settings.extract.store)
+            for folder in str(outcome.more["features"]).split(","):
+                outcome = _stored(run, outcome, mine, Path(folder), settings.extract.store)
         if len(devices) > 1:  # a helper wrote its own share of the settings
             keep(run.job, job.settings, as_yaml(settings).encode())
         return outcome
@@ -105,8 +110,8 @@ def plan(
         NothingMatchedError: no slide was found.
         mil.WeightsError: the encoder has no weights.
     """
+    from .planning import all_plans, make_plan, say_plan
     from .planning import keep as keep_plan
-    from .planning import make_plan, say_plan
 
     if out is not None:
         check_job(out)
@@ -119,12 +124,16 @@ def plan(
     settings = replace(settings, extract=settled(settings.extract, encoder))
     mine = found if job is None else tables.join(job, found)[0]
     told = check_masks(settings.extract, job or JobFolder(Path("no job yet")), [e.slide_id for e in mine.entries])
-    with progress("plan", "slides", quiet=quiet) as bar:
-        made = make_plan(mine, settings.extract, encoder, job, seconds, force=force, bar=bar)
-    if job is not None:
-        run = Run(job, "plan", {"slides": Sources.of(slides).names, **dataclasses.asdict(settings)})
-        keep_plan(made, run, settings.extract, encoder)
-    return say_plan(made, settings.extract, encoder, (*mine.notes, *told))
+    scales = scales_of(settings.extract)
+    said: list[Said] = []
+    for one in scales:
+        with progress("plan", "slides", quiet=quiet) as bar:
+            made = make_plan(mine, one, encoder, job, seconds / len(scales), force=force, bar=bar)
+        if job is not None:
+            run = Run(job, "plan", {"slides": Sources.of(slides).names, **dataclasses.asdict(settings)})
+            keep_plan(made, run, one, encoder)
+        said.append(say_plan(made, one, encoder, (*mine.notes, *told)))
+    return said[0] if len(said) == 1 else all_plans(scales, said)
 
 
 def tiling_of(job: JobFolder, settings: ExtractSettings) -> Tiling:
@@ -137,49 +146,69 @@ def here(settings: ExtractSettings, cluster: str | None) -> ExtractSettings:
     return settings if cluster is None else replace(settings, device="cpu")
 
 
-def _extract(
+def _extract(run: Run, mine: Manifest, settings: ExtractSettings, encoder: Any, **how: Any) -> Outcome:
+    """Extract at each µm/px, and say once in tables and records what all came to."""
+    run.notes += mine.notes
+    scales = scales_of(settings)
+    works: list[Extraction] = []
+    done: list[Scale] = []
+    try:
+        done += [_at_scale(run, mine, one, encoder, works, several=len(scales) > 1, **how) for one in scales]
+    finally:
+        facts, failures = standing(works, len(scales))
+        run.facts |= {"slides_done": len({name for work in works for name in work.fresh})}
+        run.facts |= {"slides_skipped": len(works[0].skipped) if works else 0}
+        if works:
+            last = tiling_of(run.job, scales[-1])
+            tables.write_slides(run.job, facts, failures, lambda name: last.features(works[0].folder_name, name))
+    if len(done) > 1:
+        run.facts |= facts_of_all(done)
+    outcome = together(done)
+    run_facts = {**outcome.to_json(), "outputs": len(outcome.outputs)}
+    run.finish(outcome.status, outcome=run_facts, bottleneck=outcome.bottleneck)
+    return replace(outcome, warnings=(*mine.notes, *outcome.warnings))
+
+
+def _at_scale(
     run: Run,
     mine: Manifest,
     settings: ExtractSettings,
     encoder: Any,
+    works: list[Extraction],
     *,
+    several: bool,
     also: Sequence[Any] = (),
     cluster: ClusterSpec | None = None,
     force: bool,
     quiet: bool,
     offline: bool = False,
-) -> Outcome:
+) -> Scale:
+    """Extract at one µm/px; the extraction stands in `works` from the first, whatever becomes of it."""
     from .extract import extract as extract_all
     from .extraction import Extraction
 
-    run.notes += mine.notes
-    with progress("features", "tiles" if cluster is None else "slides", quiet=quiet) as bar:
+    title = f"features at {settings.mpp:g} µm/px" if several else "features"
+    with progress(title, "tiles" if cluster is None else "slides", quiet=quiet) as bar:
         work = Extraction(run.job, settings, encoder, run, bar, force=force, also=also)
-        try:
-            if cluster is None:
-                outcome = extract_all(work, mine)
-            else:
-                from .cluster.stage import extract_on
+        works.append(work)
+        if cluster is None:
+            outcome = extract_all(work, mine)
+        else:
+            from .cluster.stage import extract_on
 
-                say = (lambda _: None) if quiet else warn
-                outcome = extract_on(cluster, work, mine, offline=offline, say=say)
-        finally:
-            run.facts |= {"slides_done": len(work.fresh), "slides_skipped": len(work.skipped)}
-            tables.write_slides(run.job, work.facts, work.failures, work.output)
-    run_facts = {**outcome.to_json(), "outputs": len(outcome.outputs)}
-    run.finish(outcome.status, outcome=run_facts, bottleneck=outcome.bottleneck)
-    folder = work.output("x").parent.relative_to(run.job.root).as_posix()
-    return replace(outcome, warnings=(*mine.notes, *outcome.warnings), more={"features": folder, **outcome.more})
+            say = (lambda _: None) if quiet else warn
+            outcome = extract_on(cluster, work, mine, offline=offline, say=say)
+    return Scale(work, outcome, facts_of_each(run.facts))
 
 
-def _stored(run: Run, outcome: Outcome, mine: Manifest, store: str) -> Outcome:
-    """Bring the zarr store of the features up to date."""
+def _stored(run: Run, outcome: Outcome, mine: Manifest, folder: Path, store: str) -> Outcome:
+    """Bring the zarr store of a feature folder up to date."""
     from .convert import update_store
     from .records import read_record
 
-    folder = Path(str(outcome.more["features"]))
     url = str(run.job.root / folder.with_name(f"{folder.name}.zarr")) if store == "zarr" else store
     records = {one.slide_id: read_record(run.job, run.job.root / folder / f"{one.slide_id}.h5") for one in mine.entries}
     with Claims(run.job, "store") as claims, claims.hold("store", seconds=_STORE_WAIT):
         said = update_store(run.job, folder, [(name, one.sha256) for name, one in records.items() if one], url)
-    return replace(outcome, text=(*outcome.text, said), more={**outcome.more, "store": url})
+    urls = [*filter(None, [outcome.more.get("store")]), url]
+    return replace(outcome, text=(*outcome.text, said), more={**outcome.more, "store": ",".join(urls)})

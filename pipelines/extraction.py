@@ -115,7 +115,12 @@ class Extraction:
 
     def output(self, slide_id: str) -> Path:
         """The feature file of a slide."""
-        return self.tiling.features(passport_name(self.passport), slide_id)
+        return self.tiling.features(self.folder_name, slide_id)
+
+    @property
+    def folder_name(self) -> str:
+        """What the encoder is called in the names of folders."""
+        return passport_name(self.passport)
 
     def made(self, slide_id: str) -> list[str]:
         """Name the feature files of a slide, of all encoders, relative to the job folder."""

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import mil
 
 from .errors import UsageError
 from .features import FeatureFile, decisive, map_tiles, read_features, read_passport, same_passport
+from .files import sha256_json
 from .jobfolder import JobFolder
+from .joined import joined, joined_passport
 from .records import Record, read_record
+
+_SEPARATOR = ","
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,7 @@ class FeatureSet:
         passport: how all of them were made.
         records: slide → the finished-record of its feature file.
         notes: in what the slides differ that does not forbid to mix them.
+        beside: sets whose features are put behind these, tile by tile.
     """
 
     job: JobFolder
@@ -35,6 +41,7 @@ class FeatureSet:
     passport: dict[str, Any]
     records: dict[str, Record]
     notes: tuple[str, ...] = field(default=())
+    beside: tuple[FeatureSet, ...] = field(default=())
 
     def __contains__(self, slide_id: str) -> bool:
         """Tell whether a slide is finished."""
@@ -45,16 +52,23 @@ class FeatureSet:
         return int(self.records[slide_id].facts.get("n_tiles", 0))
 
     def digest(self, slide_id: str) -> str:
-        """Return the SHA-256 of a slide's feature file."""
-        return self.records[slide_id].sha256
+        """Return the SHA-256 of a slide's feature file; of joined ones, of the list of these."""
+        own = self.records[slide_id].sha256
+        return sha256_json([own, *(other.digest(slide_id) for other in self.beside)]) if self.beside else own
 
     def read(self, slide_id: str) -> FeatureFile:
         """Read the feature file of one slide."""
-        return read_features(self.job.root / self.folder / f"{slide_id}.h5")
+        file = read_features(self.job.root / self.folder / f"{slide_id}.h5")
+        return replace(file, features=self._joined(file)) if self.beside else file
 
     def bag(self, slide_id: str) -> mil.Bag:
         """Return one slide as a bag of one; its features are mapped: read when they are used, they fill no memory."""
+        if self.beside:
+            return bag_of(self.read(slide_id))
         return bag_in(self.job.root / self.folder / f"{slide_id}.h5", slide_id)
+
+    def _joined(self, file: FeatureFile) -> NDArray[Any]:
+        return joined(file, [other.read(file.slide_id) for other in self.beside])
 
     def bags(self, slide_ids: Sequence[str]) -> Sequence[mil.Bag]:
         """Return slides as bags of one each, read when they are asked for."""
@@ -106,7 +120,7 @@ def choose_folder(job: JobFolder, wanted: str | None, passport: dict[str, Any] |
 
     Args:
         job: the job.
-        wanted: what the user named, None for "the one there is".
+        wanted: what the user named, None for "the one there is"; several with commas are joined.
         passport: of the model that is to be used; picks its folder among several.
 
     Raises:
@@ -117,25 +131,37 @@ def choose_folder(job: JobFolder, wanted: str | None, passport: dict[str, Any] |
         raise UsageError(f"{job.root}: no features yet. Make them: slidemil extract SLIDES -o {job.root}")
     listed = ", ".join(folders)
     if wanted is not None:
-        found = [name for name in folders if wanted in (name, Path(name).name)]
-        if len(found) != 1:
-            raise UsageError(f"--features {wanted}: {len(found)} such folders; the job has {listed}.")
-        return found[0]
+        names = [name.strip() for name in wanted.split(",")]
+        found = [[folder for folder in folders if name in (folder, Path(folder).name)] for name in names]
+        for name, some in zip(names, found, strict=True):
+            if len(some) != 1:
+                raise UsageError(f"--features {name}: {len(some)} such folders; the job has {listed}.")
+        return _SEPARATOR.join(some[0] for some in found)
+    if passport is not None and "joined" in passport:
+        return _SEPARATOR.join(_made_alike(job, folders, dict(one)) for one in passport["joined"])
     if len(folders) > 1 and passport is not None:
         alike = [name for name in folders if _passport_of(job, name) == decisive(passport)]
         folders = alike or folders
     if len(folders) > 1:
-        raise UsageError(f"{job.root}: the job has several feature folders. Choose with --features: {listed}.")
+        raise UsageError(
+            f"{job.root}: the job has several feature folders. Choose with --features, or join some with commas: "
+            f"{listed}."
+        )
     return folders[0]
 
 
 def load_features(job: JobFolder, folder: str, slides: Sequence[str]) -> FeatureSet:
-    """Find the finished slides of a feature folder.
+    """Find the finished slides of a feature folder; of several with commas, joined, those finished in all.
 
     Raises:
         UsageError: no slide is finished.
         CheckFailedError: slides were made differently; the message names the fields.
     """
+    first, *others = (_load(job, name, slides) for name in folder.split(_SEPARATOR))
+    return _join(first, tuple(others)) if others else first
+
+
+def _load(job: JobFolder, folder: str, slides: Sequence[str]) -> FeatureSet:
     records: dict[str, Record] = {}
     passports: list[dict[str, Any]] = []
     for slide_id in slides:
@@ -151,6 +177,36 @@ def load_features(job: JobFolder, folder: str, slides: Sequence[str]) -> Feature
             f"{job.root / folder}: no slide has finished features. `slidemil status {job.root}` tells why."
         )
     return FeatureSet(job, Path(folder), passports[0], records, _differences(records, passports))
+
+
+def _join(first: FeatureSet, others: tuple[FeatureSet, ...]) -> FeatureSet:
+    """Put further sets behind the first; slides that lack features or tiles in one of them are left out, and told."""
+    with_all = {
+        name: record
+        for name, record in first.records.items()
+        if all(name in other and (other.n_tiles(name) or not first.n_tiles(name)) for other in others)
+    }
+    folders = ", ".join(one.folder.as_posix() for one in (first, *others))
+    if not with_all:
+        raise UsageError(f"{first.job.root}: no slide has tiles in all of {folders}.")
+    left = [name for name in first.records if name not in with_all]
+    told = f"{len(left)} slides lack features or tiles in one of {folders}, e.g. {left[0]}" if left else ""
+    notes = (*(note for one in (first, *others) for note in one.notes), *([told] if told else []))
+    passport = joined_passport([one.passport for one in (first, *others)])
+    return replace(first, passport=passport, records=with_all, notes=tuple(dict.fromkeys(notes)), beside=others)
+
+
+def _made_alike(job: JobFolder, folders: Sequence[str], passport: dict[str, Any]) -> str:
+    """Return the folder whose features were made so."""
+    alike = [name for name in folders if _passport_of(job, name) == decisive(passport)]
+    if len(alike) != 1:
+        tile = passport.get("tile", {})
+        raise UsageError(
+            f"{job.root}: the model joins features of {passport.get('id')}, tiles of {tile.get('size')} px at "
+            f"{tile.get('mpp')} µm/px, and {len(alike)} folders of the job have them. Name all in the model's order: "
+            f"--features A,B. The job has {', '.join(folders)}."
+        )
+    return alike[0]
 
 
 def _differences(records: dict[str, Record], passports: Sequence[dict[str, Any]]) -> tuple[str, ...]:

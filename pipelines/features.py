@@ -233,7 +233,7 @@ def same_passport(known: Mapping[str, Any], found: Mapping[str, Any], *, what: s
     Raises:
         CheckFailedError: names the fields that differ.
     """
-    known, found = decisive(known), decisive(found)
+    known, found = _flat(decisive(known)), _flat(decisive(found))
     differ = sorted(name for name in known.keys() | found.keys() if known.get(name) != found.get(name))
     if differ:
         shown = "; ".join(f"{name}: {known.get(name)!r} against {found.get(name)!r}" for name in differ[:3])
@@ -241,6 +241,13 @@ def same_passport(known: Mapping[str, Any], found: Mapping[str, Any], *, what: s
             f"{what}: its features were made differently ({shown}). "
             "Extract the slides with the same settings, or use a model that was trained on these features."
         )
+
+
+def _flat(passport: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a passport; those of joined features are told part by part."""
+    parts = passport.get("joined", ())
+    inner = {f"{name} of part {n}": value for n, part in enumerate(parts, 1) for name, value in part.items()}
+    return {name: value for name, value in passport.items() if name != "joined"} | inner
 
 
 def _unreadable(path: Path, error: Exception) -> JobError:

@@ -61,7 +61,8 @@ def heatmap(
     check_class(named, target)
     folder = choose_folder(job, features, named.model.config.get("encoder"))
     if slides:
-        _check_features(job, folder, entries)
+        for one in folder.split(","):
+            _check_features(job, one, entries)
     loaded = load_features(job, folder, [entry.slide_id for entry in entries])
     predictions.check_fits(named, loaded)
     asked = needs_encoder(methods) or concepts is not None

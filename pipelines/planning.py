@@ -25,6 +25,7 @@ from .probe import Probe, probe
 from .progress import Progress, Quiet
 from .provenance import Run, known_sha256
 from .records import read_record
+from .units import duration
 
 if TYPE_CHECKING:
     from mil import Encoder
@@ -208,6 +209,19 @@ def say_plan(plan: Plan, settings: ExtractSettings, encoder: Encoder, notes: Seq
     }
     lines = [*plan_text.lines(plan, data), *(f"  note        {text}" for text in warnings)]
     return Said(tuple(lines), data, ExitCode.SOME_FAILED if plan.failures else ExitCode.DONE)
+
+
+def all_plans(scales: Sequence[ExtractSettings], said: Sequence[Said]) -> Said:
+    """Return the plans of several µm/px as one: each with its own figures, and what all take together."""
+    lines: list[str] = []
+    for settings, one in zip(scales, said, strict=True):
+        lines += [f"at {settings.mpp:g} µm/px", *(f"  {line}" for line in one.text)]
+    sums = {name: sum(float(one.data[name]) for one in said) for name in ("seconds", "hours")}
+    lines.append(f"all scales  about {duration(sums['seconds'])}")
+    most = max(said, key=lambda one: one.data["tiles"]["expected"])
+    each = {f"{settings.mpp:g}": one.data for settings, one in zip(scales, said, strict=True)}
+    code = next((one.exit_code for one in said if one.exit_code), ExitCode.DONE)
+    return Said(tuple(lines), {**most.data, **sums, "scales": each}, code)
 
 
 def _works(triage: Triage, guess: Estimate, found: Count, sizes: dict[str, int], job: JobFolder | None) -> list[Work]:

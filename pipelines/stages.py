@@ -26,6 +26,7 @@ from .outcome import Outcome, Said
 from .progress import progress
 from .provenance import Run
 from .records import publish
+from .scales import scales_of
 from .targets import check_job
 
 __all__ = [
@@ -150,11 +151,14 @@ def _check_before(
         check_labels(labels, read_labels(labels, find_slides(slides).entries, column=target))
     if model is not None:
         from .features import same_passport
+        from .joined import joined_passport
         from .passports import passport_of
         from .predictions import find_model
 
         named = find_model(job, model)
-        made = passport_of(encoders_of(settings.extract, offline=offline)[0], settings.extract)
+        encoder = encoders_of(settings.extract, offline=offline)[0]
+        each = [passport_of(encoder, one) for one in scales_of(settings.extract)]
+        made = each[0] if len(each) == 1 else joined_passport(each)
         same_passport(named.model.config.get("encoder") or made, made, what=f"model {named.name} on these settings")
 
 

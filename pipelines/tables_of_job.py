@@ -13,10 +13,10 @@ from wsi.address import is_url
 from wsi.remote_path import RemotePath, path_of
 
 from .claims import Claims
-from .config import ARTIFACTS
+from .config import ARTIFACTS, load_settings
 from .errors import UsageError
 from .files import csv_bytes, read_csv
-from .jobfolder import JobFolder
+from .jobfolder import JobFolder, tiling_name
 from .manifest import Manifest, SlideEntry, name_after_path, same_name
 from .outcome import Failure
 from .records import keep, read_failure, read_record
@@ -183,6 +183,8 @@ def rows_by_records(job: JobFolder) -> Sequence[Mapping[str, str]]:
     """Return the rows of `slides.csv`, with what a run that was killed, or still goes on, has found since."""
     rows = {row["slide_id"]: dict(row) for row in read_slides(job)}
     done, failed = (_named_in(job.root / tree) for tree in (".done", ".failed"))
+    scales = _scales(job)
+    done = {name: path for name, path in done.items() if _at_all(scales, job, path)}
     for entry in read_manifest(job).entries:
         name = entry.slide_id
         row = rows.setdefault(name, {"slide_id": name, "status": "pending"})
@@ -194,6 +196,22 @@ def rows_by_records(job: JobFolder) -> Sequence[Mapping[str, str]]:
         elif row.get("status") == "pending" and name in done:
             row["status"] = "done"
     return list(rows.values())
+
+
+def _scales(job: JobFolder) -> tuple[str, ...]:
+    """Name the folders of the tiles that `job.yaml` asks for, where they are several; it may be written by hand."""
+    try:
+        asked = load_settings(job.settings).extract
+    except UsageError:
+        return ()
+    several = len(asked.scales) > 1
+    return tuple(tiling_name(asked.tile, mpp, asked.overlap) for mpp in asked.scales) if several else ()
+
+
+def _at_all(scales: Sequence[str], job: JobFolder, path: Path) -> bool:
+    """Tell whether features like those at `path` are recorded at all of some scales."""
+    inside = Path(path.parent.name) / path.name
+    return all(job.record(job.root / scale / inside).is_file() for scale in scales)
 
 
 def _named_in(tree: Path) -> dict[str, Path]:

@@ -56,7 +56,7 @@ Assign = Annotated[
         help="One setting, key=value; may be repeated. All: --set help, or docs/settings.md.",
     ),
 ]
-Mpp = Annotated[float | None, typer.Option(help="µm per pixel of the tiles (default 0.5).")]
+Mpp = Annotated[str | None, typer.Option(help="µm per pixel of the tiles (default 0.5); several with commas.")]
 Tile = Annotated[int | None, typer.Option(help="Side of a tile in pixels (default 224).")]
 Overlap = Annotated[int | None, typer.Option(help="Pixels shared by neighboring tiles (default 0).")]
 MinTissue = Annotated[float | None, typer.Option(help="Least share of tissue in a tile (default 0.25).")]
@@ -112,7 +112,9 @@ ClusterOption = Annotated[
     typer.Option("--cluster", help="Workers: local, local:4, tcp://HOST:8786, or a YAML file of SLURM jobs."),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Do it again even where it is done.")]
-Features = Annotated[str | None, typer.Option(help="Feature folder inside the job, where it has several.")]
+Features = Annotated[
+    str | None, typer.Option(help="Feature folder inside the job, where it has several; some with commas are joined.")
+]
 Offline = Annotated[bool, typer.Option("--offline", help="Open no connection: weights come from disk alone.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
