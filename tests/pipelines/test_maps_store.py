@@ -30,7 +30,7 @@ def written(folder, rows, kept, order, dtype="float16"):
     return maps[kept].astype(dtype), xy[kept], files
 
 
-@settings(max_examples=25)
+@settings(max_examples=15, deadline=None)
 @given(data=st.data())
 def test_zarr_reads_what_was_written_in_any_order_with_gaps(tmp_path_factory, data):
     rows = data.draw(st.integers(0, 12))

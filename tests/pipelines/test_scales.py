@@ -9,7 +9,7 @@ import shutil
 import numpy as np
 import pytest
 from _command import digests, slidemil, slidemil_json
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines import tables_of_job
@@ -101,6 +101,7 @@ def file_of(xy, side, seed=0):
 places = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), min_size=1, max_size=20, unique=True)
 
 
+@settings(deadline=None)  # scipy is loaded by the first
 @given(places, places, st.integers(1, 9), st.integers(1, 20))
 def test_the_nearest_is_nearest_and_a_tile_that_holds_the_middle_wins(fine, coarse, small, large):
     one, other = file_of(fine, small), file_of(coarse, large, seed=1)
@@ -156,8 +157,8 @@ def test_the_part_that_differs_is_named(made):
 def test_several_mpp_are_read_in_every_way(given, tmp_path):
     config = tmp_path / "job.yaml"
     config.write_text(f"mpp: {given}\n")
-    for settings in (load_settings(config), load_settings(options={"mpp": given})):
-        assert settings.extract.scales == (0.5, 1.0)
+    for found in (load_settings(config), load_settings(options={"mpp": given})):
+        assert found.extract.scales == (0.5, 1.0)
     assert load_settings(config, options={"mpp": "2"}).extract.scales == (2.0,), "an option replaces all of them"
 
 
