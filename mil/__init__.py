@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .bag import Bag
     from .bag_set import BagSet, SealedLabels
     from .encoder import DEFAULT_ENCODER, Encoder, check_batch_invariance, create_encoder
+    from .epoch import Epoch
     from .errors import (
         BagError,
         MilError,
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
         WeightsError,
     )
     from .explain import explain
-    from .fit import Epoch
     from .heads import HEADS, Contract, Head, MILOutput, create_head
     from .metrics import auc, bootstrap_interval, evaluate
     from .model import TrainedModel, load_model
@@ -42,7 +42,7 @@ _HOME = {
     "BagSet": "bag_set",
     "Contract": "heads",
     "Encoder": "encoder",
-    "Epoch": "fit",
+    "Epoch": "epoch",
     "Head": "heads",
     "MILOutput": "heads",
     "MilError": "errors",

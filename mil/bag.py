@@ -25,12 +25,14 @@ class Bag:
         offsets: shape (B + 1,), int64, from 0 to T, never decreasing; equal neighbors are an empty bag.
         xy: shape (T, 2), int64, top-left corner in level-0 pixels, or None.
         ids: one text per bag.
+        clinical: shape (B, V), what is known of each bag beside its tiles (`mil.clinical`), NaN where missing; or None.
     """
 
     features: Tensor
     offsets: Tensor
     xy: Tensor | None = None
     ids: tuple[str, ...] = ()
+    clinical: Tensor | None = None
 
     def __post_init__(self) -> None:
         if not self.ids:
@@ -72,11 +74,13 @@ class Bag:
         names = tuple(ids) if ids is not None else tuple(name for bag in bags for name in bag.ids)
         sizes = torch.cat([bag.sizes for bag in bags])
         places = [bag.xy for bag in bags if bag.xy is not None]
+        rows = [bag.clinical for bag in bags if bag.clinical is not None]
         return cls(
             features=torch.cat([bag.features for bag in bags]),
             offsets=torch.cat([sizes.new_zeros(1), sizes.cumsum(0)]),
             xy=torch.cat(places) if len(places) == len(bags) else None,
             ids=names,
+            clinical=torch.cat(rows) if len(rows) == len(bags) else None,
         )
 
     def __len__(self) -> int:
@@ -113,6 +117,7 @@ class Bag:
                 offsets=torch.tensor([0, rows.shape[0]]),
                 xy=None if xy is None else xy[b],
                 ids=(self.ids[b],),
+                clinical=None if self.clinical is None else self.clinical[b : b + 1],
             )
             for b, rows in enumerate(features)
         ]
@@ -131,7 +136,7 @@ class Bag:
             raise BagError(f"{len(self)} bags cannot be cut into chunks of one. Use Bag.split() first.")
         places = [None] * self.n_tiles if self.xy is None else torch.split(self.xy, size)
         return [
-            Bag(rows, torch.tensor([0, rows.shape[0]]), xy, self.ids)
+            Bag(rows, torch.tensor([0, rows.shape[0]]), xy, self.ids, self.clinical)
             for rows, xy in zip(torch.split(self.features, size), places or [None], strict=False)
         ]
 
@@ -148,7 +153,8 @@ class Bag:
     def to(self, device: str | torch.device) -> Bag:
         """Return the same bags on another device."""
         xy = None if self.xy is None else self.xy.to(device)
-        return Bag(self.features.to(device), self.offsets.to(device), xy, self.ids)
+        rows = None if self.clinical is None else self.clinical.to(device)
+        return Bag(self.features.to(device), self.offsets.to(device), xy, self.ids, rows)
 
 
 def _single(item: Tensor | NDArray[np.floating], xy: Tensor | NDArray[np.integer] | None, name: str) -> Bag:
@@ -182,5 +188,7 @@ def _check(bag: Bag) -> None:
         raise BagError(f"offsets must rise from 0 to the {tiles} feature rows, found {ends.tolist()[:8]} …")
     if bag.xy is not None and (bag.xy.shape != (tiles, 2) or bag.xy.dtype != torch.int64):
         raise BagError(f"xy is {tuple(bag.xy.shape)} {bag.xy.dtype}, wanted ({tiles}, 2) int64 level-0 pixels.")
+    if bag.clinical is not None and (bag.clinical.ndim != 2 or len(bag.clinical) != len(bag)):
+        raise BagError(f"clinical is {tuple(bag.clinical.shape)}, wanted ({len(bag)}, V): one row per bag.")
     if len(bag.ids) != len(bag):
         raise BagError(f"{len(bag)} bags but {len(bag.ids)} ids. Give one id per bag.")

@@ -50,11 +50,13 @@ class BagSet:
         labels: class number of each slide, shape (n,), int64; of other tasks what `mil.tasks` says, with NaN for
             what is not known.
         patients: patient of each slide.
+        confounders: of each slide what is to be kept out of the model, e.g. (site, scanner); "" where it is not known.
     """
 
     bags: Sequence[Bag]
     labels: NDArray[Any]
     patients: tuple[str, ...]
+    confounders: tuple[tuple[str, ...], ...] = ()
 
     def __post_init__(self) -> None:
         if isinstance(self.labels, SealedLabels):
@@ -64,6 +66,8 @@ class BagSet:
             raise TrainingDataError(
                 f"{n} bags, {len(self.labels)} labels and {len(self.patients)} patients. Give one of each per slide."
             )
+        if self.confounders and len(self.confounders) != n:
+            raise TrainingDataError(f"{n} bags, {len(self.confounders)} rows of confounders. Give one per slide.")
         if isinstance(self.bags, (list, tuple)) and any(len(bag) != 1 for bag in self.bags):
             raise TrainingDataError("each entry of a BagSet is one slide. Split packed bags with Bag.split().")
 
@@ -90,6 +94,7 @@ class BagSet:
             bags=_Joined(self.bags, tuple(tuple(mine) for mine in rows.values()), tuple(rows)),
             labels=self.labels[[mine[0] for mine in rows.values()]],
             patients=tuple(rows),
+            confounders=tuple(self.confounders[mine[0]] for mine in rows.values()) if self.confounders else (),
         )
 
 
@@ -119,7 +124,18 @@ def join(bags: Sequence[Bag], name: str) -> Bag:
         right += int(high[0] - low[0]) + gap
     whole = all(bag.xy is not None for bag in bags)
     xy = (torch.cat(places) if places else bags[0].xy) if whole else None
-    return Bag(features, torch.tensor([0, features.shape[0]]), xy, (name,))
+    return Bag(features, torch.tensor([0, features.shape[0]]), xy, (name,), _first_known(bags))
+
+
+def _first_known(bags: Sequence[Bag]) -> torch.Tensor | None:
+    """Of each clinical number what the first bag says that knows it."""
+    rows = [bag.clinical for bag in bags if bag.clinical is not None]
+    if not rows:
+        return None
+    known = rows[0]
+    for row in rows[1:]:
+        known = torch.where(torch.isnan(known), row, known)
+    return known
 
 
 def _pitch(bag: Bag) -> int:

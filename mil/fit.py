@@ -12,10 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .adaptation import ADAPTATIONS, Adaptation
 from .bag import Bag
 from .checkpoint import Checkpoint, grouped
+from .epoch import Epoch, lr_share
 from .errors import TrainingDataError
 from .heads import Head, MILOutput
+from .heads.output import columns, single_precision
 from .losses import objective_of
 from .mixing import draw_share, drop_features, mix
 from .prepared import PreparedBags
@@ -23,41 +26,16 @@ from .task_balance import UncertaintyWeights, conflict, pcgrad
 from .tasks import Classification, Cox, MultiTask, Task
 from .train_settings import TrainSettings
 
-
-@dataclass(frozen=True)
-class Epoch:
-    """What one epoch came to.
-
-    Attributes:
-        number: from 1.
-        train_loss: mean over the slides of what the head is trained on (`mil.losses`), by default cross-entropy times
-            class weight; with dropout.
-        validation_loss: the task's loss over all validation slides, without dropout.
-        validation_score: the task's own figure (`Task.score_name`), e.g. AUC; None where it is not defined.
-        best: the validation loss is the lowest so far.
-        lr: learning rate of the last step.
-        gradient_norm: mean over the steps, before it is clipped.
-        conflict: of several tasks, the share of pairs of gradients that point against one another; else None.
-        cosine: mean cosine of those pairs.
-    """
-
-    number: int
-    train_loss: float
-    validation_loss: float
-    validation_score: float | None
-    best: bool
-    lr: float
-    gradient_norm: float
-    conflict: float | None = None
-    cosine: float | None = None
+ADVERSARY = 10.0  # times the learning rate: one that lags behind the head finds nothing, and keeps nothing out
 
 
 @dataclass(frozen=True, eq=False)
 class Side:
-    """One side, ready for the head: prepared bags and targets (n, W)."""
+    """One side, ready for the head: prepared bags, targets (n, W), and codes of the confounders (n, K) if any."""
 
     bags: PreparedBags
     target: Tensor
+    codes: Tensor | None = None
 
 
 class Fit:
@@ -73,6 +51,10 @@ class Fit:
         groups: list[dict[str, Any]] = [{"params": self.parameters}]
         if self.balance is not None:
             groups.append({"params": list(self.balance.parameters()), "weight_decay": 0.0})
+        self.adaptation = self._adaptation()
+        learned_too = [] if self.adaptation is None else list(self.adaptation.parameters())
+        if learned_too:
+            groups.append({"params": learned_too, "weight_decay": 0.1, "faster": ADVERSARY})
         self.optimizer = torch.optim.AdamW(groups, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
         self.rows = torch.nonzero(torch.as_tensor(task.known(train.target.cpu().numpy()))).flatten().tolist()
         self.steps_each = math.ceil(len(self.rows) / settings.batch_size)
@@ -81,6 +63,7 @@ class Fit:
         self.best_loss, self.since, self.steps = math.inf, 0, 0
         self.best = copy.deepcopy(head.state_dict())
         self._bank: Tensor | None = None
+        self._embeddings: Tensor | None = None
 
     @property
     def done(self) -> bool:
@@ -99,15 +82,17 @@ class Fit:
                     f"epoch {number}: the validation loss is {value}, the training loss {loss:.4g}. The features are "
                     f"finite, so training diverged: use a learning rate lower than {self.settings.lr:g}."
                 )
-            better = value < self.best_loss
+            leak = None if self.adaptation is None else self.adaptation.amount(self._embed(self.train.bags))
+            weighed = value + self.settings.adapt_weight * (leak or 0.0)
+            better = weighed < self.best_loss
             if better:
-                self.best_loss, self.since, self.best = value, 0, copy.deepcopy(self.head.state_dict())
+                self.best_loss, self.since, self.best = weighed, 0, copy.deepcopy(self.head.state_dict())
             else:
                 self.since += 1
         answer = self.task.answer(logits.double().cpu().numpy())
         score = self.task.score(self.validation.target.cpu().numpy(), answer)
         lr = float(self.optimizer.param_groups[0]["lr"])
-        self.history.append(Epoch(number, loss, value, score, better, lr, norm, *apart))
+        self.history.append(Epoch(number, loss, value, score, better, lr, norm, *apart, leak))
         return self.history[-1]
 
     @torch.no_grad()
@@ -116,6 +101,38 @@ class Fit:
         self.head.eval()
         with self._precision():
             return torch.cat([self.head(bags[i]).logits.float() for i in range(len(bags))])
+
+    @torch.no_grad()
+    def _risks(self) -> Tensor:
+        """First logit of every training slide, (n, 1); where slide and variables speak apart, of either, (n, 2)."""
+        self.head.eval()
+        with self._precision():
+            outs = [self.head(self.train.bags[i]) for i in range(len(self.train.bags))]
+        return torch.cat([o.logits[:, :1] if o.parts is None else o.parts[:, :, 0] for o in outs]).float()
+
+    @torch.no_grad()
+    def _embed(self, bags: PreparedBags) -> Tensor:
+        """Embeddings (n, E) of bags without dropout; float32."""
+        self.head.eval()
+        with self._precision():
+            return torch.cat([self.head(bags[i]).embedding.float() for i in range(len(bags))])
+
+    def _adaptation(self) -> Adaptation | None:
+        """What keeps the confounders out."""
+        if self.settings.adapt == "none" or self.train.codes is None:
+            return None
+        one_of = isinstance(self.task, Classification)
+        classes = self.train.target[:, 0] if one_of else torch.zeros_like(self.train.target[:, 0])
+        strata = torch.nan_to_num(classes, nan=float(self.task.outputs if one_of else 0)).long()
+        width = int(self._embed_one().shape[1])
+        made = ADAPTATIONS[self.settings.adapt](self.train.codes, strata, width)
+        return made.to(self.settings.device)
+
+    def _embed_one(self) -> Tensor:
+        """Embedding of the first training slide."""
+        with torch.no_grad(), self._precision():
+            found: Tensor = self.head.eval()(self.train.bags[0]).embedding
+        return found
 
     def say_averaged(self, bags: PreparedBags) -> Tensor:
         """As `say`, with the averaged weights where there are any: as validation hears it."""
@@ -129,32 +146,48 @@ class Fit:
         does: in a batch of one slide the weight would cancel.
         """
         if isinstance(self.task, Cox):
-            self._bank = self.say(self.train.bags)[:, 0]
+            self._bank = self._risks()
+        if self.adaptation is not None:
+            self._embeddings = self._embed(self.train.bags)
         self.head.train()
         order = [self.rows[i] for i in torch.randperm(len(self.rows)).tolist()]
         total, norms, apart = 0.0, 0.0, []
         for start in range(0, len(order), self.settings.batch_size):
             rows = order[start : start + self.settings.batch_size]
             self._set_lr()
-            losses = [loss.sum() / len(rows) for loss in self._losses(rows)]
+            each, penalty = self._losses(rows)
+            losses = [loss.sum() / len(rows) for loss in each]
             total += float(sum(loss.detach() for loss in losses)) * len(rows)
             weighed = losses if self.balance is None else self.balance(losses)
-            apart += self._backward(weighed)
+            apart += self._backward(weighed, penalty)
             norms += self._step()
         found = [sum(values) / len(values) for values in zip(*apart, strict=True)] or [None, None]
         return total / len(order), norms / max(self.steps_each, 1), (found[1], found[0])
 
-    def _losses(self, rows: list[int]) -> list[Tensor]:
-        """Loss of each task for each slide of a batch, (B,)."""
+    def _losses(self, rows: list[int]) -> tuple[list[Tensor], Tensor | None]:
+        """Loss of each task for each slide of a batch, (B,), and what the confounders cost."""
         bag, others, share = self._batch(rows)
         with self._precision():
             out = self.head(bag)
-        out = _single(out)
+        out = single_precision(out)
         losses = self._objectives(out, bag, rows)
         if others is None:
-            return losses
+            return losses, self._penalty(out.embedding.float(), rows)
         rest = self._objectives(out, bag, others)
-        return [share * mine + (1 - share) * theirs for mine, theirs in zip(losses, rest, strict=True)]
+        return [share * mine + (1 - share) * theirs for mine, theirs in zip(losses, rest, strict=True)], None
+
+    def _penalty(self, z: Tensor, rows: list[int]) -> Tensor | None:
+        """What the embeddings (B, E) of a batch, among those of all training slides, say of the confounders.
+
+        Its slope is that of all n slides, shared out over the steps of an epoch.
+        """
+        if self.adaptation is None or self._embeddings is None:
+            return None
+        where, n = torch.as_tensor(rows, device=z.device), len(self._embeddings)
+        self.adaptation.progress = min(self.steps / max(self.settings.epochs * self.steps_each, 1), 1.0)
+        value = self.adaptation.penalty(self._embeddings.index_put((where,), z))
+        self._embeddings[where] = z.detach()
+        return self.settings.adapt_weight * (value + (n / len(rows) - 1) * (value - value.detach()))
 
     def _batch(self, rows: list[int]) -> tuple[Bag, list[int] | None, float]:
         """Packed bags of a batch, with whom they are mixed, and how much of their own stays."""
@@ -175,30 +208,43 @@ class Fit:
             return [self._objective(self.task, out, bag, target, rows)]
         values, c = [], 0
         for task, _, wanted in self.task.parts(None, target).values():
-            values.append(self._objective(task, _columns(out, c, c + task.outputs), bag, wanted, rows))
+            values.append(self._objective(task, columns(out, c, c + task.outputs), bag, wanted, rows))
             c += task.outputs
         return values
 
     def _objective(self, task: Task, out: MILOutput, bag: Bag, target: Tensor, rows: list[int]) -> Tensor:
-        def slide_loss(logits: Tensor) -> Tensor:
-            if isinstance(task, Cox) and self._bank is not None and not isinstance(self.task, MultiTask):
-                where = torch.as_tensor(rows, device=logits.device)
-                return task.loss_in_bank(logits, where, self._bank, self.train.target)
-            return task.loss(logits, target)
+        """What one task holds against the output; where slide and variables speak apart, against either by itself."""
+        if out.parts is None:
+            return self._held_against(task, out, bag, target, rows, 0)
+        slide, variables = out.parts[:, 0], out.parts[:, 1]
+        one = self._held_against(task, replace(out, logits=slide), bag, target, rows, 0)
+        return one + self._slide_loss(task, variables, target, rows, 1)
 
+    def _held_against(self, task: Task, out: MILOutput, bag: Bag, target: Tensor, rows: list[int], part: int) -> Tensor:
         one_of = isinstance(task, Classification) and not bool(torch.isnan(target).any())
         number = target[:, 0].long() if one_of else None
-        value = objective_of(self.head)(out, bag, number, slide_loss)
+        value = objective_of(self.head)(
+            out, bag, number, lambda logits: self._slide_loss(task, logits, target, rows, part)
+        )
         if isinstance(task, Cox) and self._bank is not None:
-            self._bank[rows] = out.logits[:, 0].detach()
+            self._bank[rows, part] = out.logits[:, 0].detach()
         return value
 
-    def _backward(self, losses: list[Tensor]) -> list[tuple[float, float]]:
+    def _slide_loss(self, task: Task, logits: Tensor, target: Tensor, rows: list[int], part: int) -> Tensor:
+        """Loss of the task, (B,)."""
+        if isinstance(task, Cox) and self._bank is not None and not isinstance(self.task, MultiTask):
+            where = torch.as_tensor(rows, device=logits.device)
+            return task.loss_in_bank(logits, where, self._bank[:, part], self.train.target)
+        return task.loss(logits, target)
+
+    def _backward(self, losses: list[Tensor], penalty: Tensor | None) -> list[tuple[float, float]]:
         """Fill in the gradients; of several tasks return mean cosine and share of conflicts."""
         self.optimizer.zero_grad(set_to_none=True)
         if len(losses) == 1:
-            torch.autograd.backward(losses[0])
+            torch.autograd.backward(losses[0] if penalty is None else losses[0] + penalty)
             return []
+        if penalty is not None:
+            torch.autograd.backward(penalty, retain_graph=True)
         each = []
         for i, loss in enumerate(losses):
             parts = torch.autograd.grad(loss, self.parameters, retain_graph=True, allow_unused=True)
@@ -210,7 +256,7 @@ class Fit:
         whole = pcgrad(each, order) if self.settings.surgery == "pcgrad" else torch.stack(each).sum(dim=0)
         sizes = [p.numel() for p in self.parameters]
         for p, g in zip(self.parameters, torch.split(whole, sizes), strict=True):
-            p.grad = g.view_as(p).clone()
+            p.grad = g.view_as(p).clone() if p.grad is None else p.grad + g.view_as(p)
         return [conflict(each)]
 
     def _step(self) -> float:
@@ -229,7 +275,8 @@ class Fit:
     def _set_lr(self) -> None:
         """Learning rate of this step."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.lr * lr_share(self.steps, self.steps_each, self.settings)
+            share = lr_share(self.steps, self.steps_each, self.settings)
+            group["lr"] = self.settings.lr * group.get("faster", 1.0) * share
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
@@ -260,6 +307,8 @@ class Fit:
         tensors |= grouped("average", self.average or {}) | {"random": torch.get_rng_state()}
         if self.balance is not None:
             tensors |= grouped("balance", self.balance.state_dict())
+        if self.adaptation is not None:
+            tensors |= grouped("adaptation", self.adaptation.state_dict())
         if self.settings.device.startswith("cuda"):
             tensors["random_cuda"] = torch.cuda.get_rng_state()
         best = self.best_loss if math.isfinite(self.best_loss) else None
@@ -282,6 +331,8 @@ class Fit:
         self.average = checkpoint.group("average") or None
         if self.balance is not None:
             self.balance.load_state_dict(checkpoint.group("balance"))
+        if self.adaptation is not None:
+            self.adaptation.load_state_dict(checkpoint.group("adaptation"))
         kept: dict[int, dict[str, Tensor]] = {}
         for name, value in checkpoint.group("optimizer").items():
             number, _, part = name.partition(".")
@@ -304,40 +355,6 @@ def told(settings: TrainSettings) -> dict[str, Any]:
     """Settings as JSON has them."""
     values = asdict(settings) | {"head_options": dict(settings.head_options)}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
-
-
-def lr_share(step: int, steps_each: int, settings: TrainSettings) -> float:
-    """Share of the learning rate at a step from 0: rising over `warmup`, then half a cosine down to 0.
-
-    Source: Loshchilov and Hutter, "SGDR", ICLR 2017, eq. 5, without restarts.
-    """
-    if settings.schedule == "constant":
-        return 1.0
-    total = settings.epochs * steps_each
-    rise = max(1, round(settings.warmup * total))
-    if step < rise:
-        return (step + 1) / rise
-    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(total - rise, 1)))
-
-
-def _single(out: MILOutput) -> MILOutput:
-    """The output with logits in float32: losses are not for half precision."""
-    branches = None if out.branch_logits is None else _wide(out.branch_logits)
-    instances = None if out.instance_logits is None else _wide(out.instance_logits)
-    scores = _wide(out.scores)
-    return replace(out, logits=_wide(out.logits), branch_logits=branches, instance_logits=instances, scores=scores)
-
-
-def _wide(values: Tensor) -> Tensor:
-    """Half precision as float32."""
-    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
-
-
-def _columns(out: MILOutput, start: int, end: int) -> MILOutput:
-    """The output for the logits of one task."""
-    branches = None if out.branch_logits is None else out.branch_logits[..., start:end]
-    instances = None if out.instance_logits is None else out.instance_logits[:, start:end]
-    return replace(out, logits=out.logits[:, start:end], branch_logits=branches, instance_logits=instances)
 
 
 def _flat(gradient: Tensor | None, like: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -18,12 +20,15 @@ def draw_share(alpha: float) -> float:
 def mix(bag: Bag, other: Bag, share: float) -> Bag:
     """A bag of round(share N) random tiles of one bag and round((1 - share) M) of another; in either the order stays.
 
-    Their labels count `share` and `1 - share`.
+    Their labels and their clinical numbers count `share` and `1 - share`; a number that one lacks is missing.
 
     Source: Zhang et al., "mixup", ICLR 2018, with whole tiles for pixels, as in Liu et al., "Pseudo-Bag Mixup", 2024,
     doi:10.1109/TMI.2023.3348651.
     """
-    return join([_some(bag, share), _some(other, 1 - share)], bag.ids[0])
+    mixed = join([_some(bag, share), _some(other, 1 - share)], bag.ids[0])
+    if bag.clinical is None or other.clinical is None:
+        return mixed
+    return replace(mixed, clinical=share * bag.clinical + (1 - share) * other.clinical)
 
 
 def _some(bag: Bag, share: float) -> Bag:

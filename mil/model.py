@@ -13,7 +13,10 @@ import safetensors
 import safetensors.torch
 import torch
 
+from .bag import Bag
+from .clinical import Variables
 from .errors import MilError, ModelError
+from .fusion import attach
 from .heads import Head, create_head
 from .model_card import model_card
 from .tasks import Classification, Task, task_from
@@ -47,6 +50,19 @@ class TrainedModel:
         value = self.config["threshold"]
         return None if value is None else float(value)
 
+    @property
+    def variables(self) -> Variables | None:
+        """The clinical variables that the model takes; None where it takes none."""
+        clinical = self.config.get("clinical")
+        return Variables.from_spec(clinical["variables"]) if clinical else None
+
+    def joined(self, bag: Bag, cells: Mapping[str, str] | None) -> Bag:
+        """Return a bag of one with the cells of its patient, column → cell, as the model takes them."""
+        variables = self.variables
+        if variables is None:
+            return bag
+        return replace(bag, clinical=torch.from_numpy(variables.encode(cells))[None])
+
     def described(
         self, *, encoder: Mapping[str, Any] | None = None, tile: Mapping[str, Any] | None = None, **more: Any
     ) -> TrainedModel:
@@ -54,14 +70,18 @@ class TrainedModel:
         extra = {"encoder": encoder, "tile": tile, **more}
         return replace(self, config={**self.config, **{key: v for key, v in extra.items() if v is not None}})
 
-    def to_files(self) -> dict[str, bytes]:
-        """Return name → content of the model folder; equal models give equal bytes, for no clock is in them."""
+    def to_files(self, metrics: Mapping[str, Any] | None = None) -> dict[str, bytes]:
+        """Return name → content of the model folder; equal models give equal bytes, for no clock is in them.
+
+        Args:
+            metrics: how good it is on slides that it was not made with, for the model card.
+        """
         state = {name: value.detach().cpu().contiguous() for name, value in self.head.state_dict().items()}
         text = json.dumps(self.config, indent=1, ensure_ascii=False, allow_nan=False)
         return {
             CONFIG: (text + "\n").encode(),
             WEIGHTS: safetensors.torch.save(state, metadata={"format": "pt"}),
-            CARD: model_card(self.config).encode(),
+            CARD: model_card(self.config, metrics).encode(),
         }
 
 
@@ -77,6 +97,9 @@ def load_model(folder: str | Path) -> TrainedModel:
         spec = config["head"]
         head = create_head(spec["name"], int(spec["in_dim"]), int(spec["classes"]), **spec["options"])
         task = _task(config)
+        clinical = config.get("clinical")
+        if clinical:
+            attach(head, str(clinical["fusion"]), Variables.from_spec(clinical["variables"]).sizes)
         config["threshold"]
     except MilError as error:
         raise ModelError(f"{folder.name}: {error}") from error

@@ -10,12 +10,17 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from .adaptation import coded
 from .bag import Bag
 from .bag_set import BagSet, SealedLabels
 from .checkpoint import Checkpoint
+from .clinical import Variables
+from .epoch import Epoch
 from .errors import TrainingDataError
-from .fit import Epoch, Fit, Keep, Side, told
+from .fit import Fit, Keep, Side, told
+from .fusion import attach
 from .heads import Head, create_head
 from .input_transform import InputTransform
 from .metrics import choose_threshold
@@ -41,6 +46,7 @@ def train(
     keep: Keep | None = None,
     resume: bytes | None = None,
     watch: Watch | None = None,
+    variables: Variables | None = None,
 ) -> TrainedModel:
     """Train a head and keep the weights of the epoch with the lowest validation loss.
 
@@ -53,13 +59,15 @@ def train(
         keep: called after each epoch with a function that returns the checkpoint as bytes.
         resume: such bytes, from the same data and settings: training goes on from there, and ends in the same model.
         watch: bags without labels, and who is told after each epoch what the model says of them: they change nothing.
+        variables: what the numbers in `Bag.clinical` stand for; needed with `settings.fusion`.
 
     Returns:
         The model in evaluation mode, on the CPU.
 
     Raises:
         TrainingDataError: one class only, a patient on both sides, labels out of range, no tiles at all, features
-            that are not finite, training that diverged, or a checkpoint of other settings.
+            that are not finite, training that diverged, a checkpoint of other settings, no clinical
+            variables for a fusion, or no confounder with two levels for an adaptation.
         UnknownHeadError: no head of that name.
     """
     settings = settings or TrainSettings()
@@ -68,19 +76,24 @@ def train(
     targets = [_targets(wanted, side, name) for side, name in ((train, "training"), (validation, "validation"))]
     fitted = wanted.fitted(targets[0])
     _check_bags(train, validation)
+    codes = _codes(train, settings)
     with _reproducible(settings):
         options = {"dropout": settings.dropout, **settings.head_options}
         head = create_head(settings.head, train.bags[0].dim, fitted.outputs, **options).to(settings.device)
+        if settings.fusion != "none":
+            attach(head, settings.fusion, _sizes_of(variables), hide=settings.clinical_dropout)
         prepare = InputTransform.fit(train.bags, settings.decorrelate, common=settings.scaling == "common")
-        fit = Fit(head, fitted, *_sides(train, validation, targets, prepare, settings), settings)
+        fit = Fit(head, fitted, *_sides(train, validation, targets, prepare, settings, codes), settings)
         if resume is not None:
             fit.go_on_from(Checkpoint.from_bytes(resume))
-        with head.takes_prepared(fused=not isinstance(fitted, MultiTask)):
+        with head.takes_prepared(fused=not isinstance(fitted, MultiTask) and settings.fusion != "early"):
             _run(fit, on_epoch, keep, _watching(fit, prepare, watch))
         head.load_state_dict(fit.best)
         prepare.fold_into(head.to("cpu").eval())
         answers = fitted.answer(_logits(head, validation))
     config = _config(head, train, validation, fitted, settings, fit.history, targets, answers)
+    if head.fusion is not None and variables is not None:
+        config["clinical"] = {"fusion": settings.fusion, "variables": variables.spec()}
     return TrainedModel(head=head, task=fitted, config=config)
 
 
@@ -112,7 +125,12 @@ def _watching(fit: Fit, prepare: InputTransform, watch: Watch | None) -> Callabl
 
 
 def _sides(
-    train: BagSet, validation: BagSet, targets: Sequence[Array], prepare: InputTransform, settings: TrainSettings
+    train: BagSet,
+    validation: BagSet,
+    targets: Sequence[Array],
+    prepare: InputTransform,
+    settings: TrainSettings,
+    codes: Tensor | None,
 ) -> tuple[Side, Side]:
     """Both sides as the head takes them; the memory is shared by their number of slides."""
     dtype = _dtype(settings, train.bags[0].dim)
@@ -120,8 +138,38 @@ def _sides(
     for side, target in zip((train, validation), targets, strict=True):
         budget = settings.memory_gb * 1e9 * len(side) / slides
         bags = PreparedBags(side.bags, prepare, dtype, budget, settings.device)
-        made.append(Side(bags, torch.as_tensor(target).to(settings.device)))
+        mine = codes.to(settings.device) if codes is not None and side is train else None
+        made.append(Side(bags, torch.as_tensor(target).to(settings.device), mine))
     return made[0], made[1]
+
+
+def _sizes_of(variables: Variables | None) -> tuple[int, ...]:
+    """How many numbers stand for each variable.
+
+    Raises:
+        TrainingDataError: there are no variables.
+    """
+    if variables is None or not variables.items:
+        raise TrainingDataError("a fusion needs clinical variables: name columns of the table, or use fusion='none'.")
+    return variables.sizes
+
+
+def _codes(train: BagSet, settings: TrainSettings) -> Tensor | None:
+    """Codes of the confounders of the training slides, where they are to be kept out.
+
+    Raises:
+        TrainingDataError: none has two levels, so that there is nothing to keep out.
+    """
+    if settings.adapt == "none":
+        return None
+    codes, levels = coded(train.confounders) if train.confounders else (torch.zeros(0, 0), [])
+    several = [k for k, names in enumerate(levels) if len(names) > 1]
+    if not several:
+        raise TrainingDataError(
+            f"adapt={settings.adapt}: the training slides are all of one site (or none is told). Name a column of the "
+            "table that tells sites apart, or use adapt='none'."
+        )
+    return codes[:, several]
 
 
 def _dtype(settings: TrainSettings, dim: int) -> torch.dtype:
@@ -224,6 +272,7 @@ def _config(
         "threshold_rule": "highest balanced accuracy on validation; among equals the nearest to 0.5",
         "encoder": None,
         "tile": None,
+        "clinical": None,
         "training": {
             "settings": told(settings),
             "slides": {"train": len(train), "validation": len(validation)},

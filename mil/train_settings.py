@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from .adaptation import ADAPTATIONS
 from .errors import TrainingDataError
+from .fusion import FUSIONS
 
 _CHOICES = {
     "scaling": ("each", "common"),
@@ -13,7 +15,11 @@ _CHOICES = {
     "schedule": ("constant", "cosine"),
     "task_weights": ("equal", "uncertainty"),
     "surgery": ("none", "pcgrad"),
+    "fusion": ("none", *FUSIONS),
+    "adapt": ("none", *ADAPTATIONS),
 }
+
+_SHARES = ("ema", "feature_dropout", "dropout", "warmup", "clinical_dropout")
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,12 @@ class TrainSettings:
             average 1 over the training slides.
         task_weights: of several tasks: "equal", or "uncertainty" (learned, see `mil.task_balance`).
         surgery: of several tasks: "none", or "pcgrad": gradients that point against one another are projected.
+        fusion: how clinical variables join the slide: "none", or one of `mil.fusion.FUSIONS`.
+        clinical_dropout: share of the variables, and of whole rows, that training does not show; `fusion` other than
+            "early", which takes what is missing for the mean.
+        adapt: how confounders (`BagSet.confounders`) are kept out of the slides' embeddings: "none", or one of
+            `mil.adaptation.ADAPTATIONS`.
+        adapt_weight: what that weighs beside the loss of the slides.
         precision: of training: "float32", "bfloat16" (products; sums and the stored model stay float32), or "auto":
             bfloat16 for features of width 512 and more on hardware that has it. Descriptors are narrower.
         memory_gb: prepared features are kept in memory up to this; those beyond are read again in every epoch.
@@ -73,6 +85,10 @@ class TrainSettings:
     class_weights: str | tuple[float, ...] = "balanced"
     task_weights: str = "equal"
     surgery: str = "none"
+    fusion: str = "none"
+    clinical_dropout: float = 0.2
+    adapt: str = "none"
+    adapt_weight: float = 1.0
     precision: str = "auto"
     memory_gb: float = 4.0
     seed: int = 0
@@ -83,11 +99,13 @@ class TrainSettings:
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise TrainingDataError(f"{name}={getattr(self, name)!r}: use {' or '.join(map(repr, choices))}.")
-        shares = {name: getattr(self, name) for name in ("ema", "feature_dropout", "dropout", "warmup")}
+        shares = {name: getattr(self, name) for name in _SHARES}
         wrong = [f"{name}={value}" for name, value in shares.items() if not 0 <= value < 1]
-        least = {"epochs": 1, "batch_size": 1, "patience": 1, "clip": 0, "mixup": 0}
+        least = {"adapt_weight": 0, "epochs": 1, "batch_size": 1, "patience": 1, "clip": 0, "mixup": 0}
         wrong += [f"{name}={getattr(self, name)}" for name, low in least.items() if getattr(self, name) < low]
         if wrong:
             raise TrainingDataError(
                 f"{', '.join(wrong)}: shares lie from 0 to under 1, epochs, batch_size and patience from 1."
             )
+        if self.mixup and self.adapt != "none":
+            raise TrainingDataError("mixup with adapt: a slide mixed of two sites has no site. Use one of the two.")

@@ -216,6 +216,6 @@ def _check(features: Floats, names: NDArray[Any], site: NDArray[np.int64], case:
         patients = len(np.unique(case[site == k]))
         if patients < 2:
             raise PixelFormatError(
-                f"site {name!r} has {patients} patient: two are needed, one to learn from and one to ask about. "
+                f"site {str(name)!r} has {patients} patient: two are needed, one to learn from and one to ask about. "
                 "Leave its slides out."
             )

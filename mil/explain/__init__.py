@@ -72,7 +72,7 @@ def methods_of(head: Head) -> tuple[str, ...]:
         "attention": not head.contract.attention,
         "attention_raw": not head.contract.attention,
         "rollout": not head.contract.rollout,
-        "lrp": not head.contract.contributions,
+        "lrp": not head.sums_up,
     }
     return tuple(name for name in METHODS if not lacks.get(name, False))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -34,7 +36,7 @@ def feature_gradient(head: Head, bag: Bag, target: int, features: Tensor | None 
     rows = bag.features if features is None else features
     leaf = rows.detach().to(accumulation_dtype(rows)).requires_grad_()
     with torch.enable_grad():
-        logit = class_logit(head.eval()(Bag(leaf, bag.offsets, bag.xy, bag.ids)).logits, target)
+        logit = class_logit(head.eval()(replace(bag, features=leaf)).logits, target)
         if not logit.requires_grad:  # a class that no tile can speak for: its logit is fixed
             return torch.zeros_like(leaf), float(logit)
         (gradient,) = torch.autograd.grad(logit, leaf, allow_unused=True, materialize_grads=True)

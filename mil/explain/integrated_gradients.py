@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -93,7 +93,7 @@ class _Way:
     def logit(self, place: float) -> float:
         """Logit at a place from 0 to 1."""
         with torch.inference_mode():
-            return float(self.head(Bag(self.at(place), self.bag.offsets, self.bag.xy)).logits[0, self.target])
+            return float(self.head(replace(self.bag, features=self.at(place))).logits[0, self.target])
 
     def piece(self, start: float, end: float, first: float, last: float) -> _Piece:
         """Integrate from `start` to `end`."""

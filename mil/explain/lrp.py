@@ -22,5 +22,7 @@ def lrp(head: Head, bag: Bag, target: int, reach: Reach) -> Explanation:
     2024 (attention as a constant: the AH rule); Ali et al., "XAI for Transformers", ICML 2022.
     """
     values, bias = head.eval().contributions(bag, target)
+    if head.fusion is not None and head.fusion.additive:
+        bias = bias + head.fusion.offset(bag)[0, target]
     facts = {"bias": float(bias), "logit": float(values.sum(dtype=torch.float64)) + float(bias)}
     return Explanation(as_values(values), facts)

@@ -28,7 +28,8 @@ def perturbation(head: Head, bag: Bag, target: int, reach: Reach) -> Explanation
     for start in range(0, bag.n_tiles, _TOGETHER):
         features = bag.features[start : start + _TOGETHER]
         xy = None if bag.xy is None else bag.xy[start : start + _TOGETHER]
-        alone = Bag(features, torch.arange(len(features) + 1), xy)
+        known = None if bag.clinical is None else bag.clinical.expand(len(features), -1)
+        alone = Bag(features, torch.arange(len(features) + 1), xy, clinical=known)
         rows.append(head(alone).logits[:, target])
     values = torch.cat(rows) if rows else bag.features.new_zeros(0)
     return Explanation(as_values(values), {"logit": float(head(bag).logits[0, target])})

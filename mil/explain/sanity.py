@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from mil.fusion import attach
 from mil.heads import Head, create_head
 
 
@@ -36,5 +37,7 @@ def randomized_head(head: Head, seed: int = 0) -> Head:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         fresh = create_head(head.name, head.in_dim, head.classes, **head.options)
+        if head.fusion is not None:
+            attach(fresh, head.fusion.kind, head.fusion.sizes)
     fresh.input.load_state_dict(head.input.state_dict())
     return fresh.to(head.input.mean.device).eval()

@@ -15,6 +15,11 @@ from mil.bag import Bag
 from mil.errors import BagError, MilError
 from mil.pooling import KeptRows, accumulation_dtype
 
+from .fusing import Fusion
+from .output import MILOutput
+
+__all__ = ["CHUNK", "Contract", "Head", "MILOutput", "RowThrough", "Standardize", "tile_embedding"]
+
 RowThrough = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(row (n,), queries (H, n, d), keys (H, n, d)) → the row times the attention of the two, (n,)."""
 
@@ -52,28 +57,6 @@ class Contract:
     standard_mil: bool = False
     contributions: bool = False
     rollout: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class MILOutput:
-    """What a head gives for B bags of T tiles together; always these fields, whatever the head.
-
-    Attributes:
-        logits: shape (B, C).
-        embedding: shape (B, E), what the classifier sees.
-        scores: shape (T, K), raw: for attention heads the value before the softmax.
-        weights: shape (T, K), float32 or wider; each column sums to 1 in every bag that has tiles.
-        instance_logits: shape (T, C), or None where the head has no such thing.
-        branch_logits: shape (B, K, C), what branches, pseudo-bags or streams say by themselves: for the head's own
-            loss (`mil.losses`); None where there are none.
-    """
-
-    logits: Tensor
-    embedding: Tensor
-    scores: Tensor
-    weights: Tensor
-    instance_logits: Tensor | None = None
-    branch_logits: Tensor | None = None
 
 
 class Standardize(nn.Module):
@@ -131,6 +114,7 @@ class Head(nn.Module, abc.ABC):
         self.in_dim, self.classes = in_dim, classes
         self.options: dict[str, float] = options
         self.input = Standardize(in_dim)
+        self.fusion: Fusion | None = None  # clinical variables, see `mil.fusion.attach`
 
     @abc.abstractmethod
     def pool(self, bag: Bag) -> MILOutput:
@@ -146,7 +130,7 @@ class Head(nn.Module, abc.ABC):
         smallest = int(bag.sizes.min())
         if smallest < self.contract.min_instances:
             raise BagError(f"the head {self.name} needs {self.contract.min_instances} tiles, found {smallest}.")
-        return self.pool(bag)
+        return self._joined(self.pool(bag), bag)
 
     def stream(self, chunks: Sequence[Bag]) -> MILOutput:
         """Return the output for one bag that is given in chunks, gone through once or twice; only rows are kept.
@@ -162,7 +146,7 @@ class Head(nn.Module, abc.ABC):
             raise MilError(f"the head {self.name} needs all tiles at once. Call head(bag), or use a head that streams.")
         for chunk in chunks:
             self._check(chunk)
-        return self.pool_chunks(chunks)
+        return self._joined(self.pool_chunks(chunks), chunks[0])
 
     def pool_chunks(self, chunks: Sequence[Bag]) -> MILOutput:
         """Compute the output for one bag from its chunks; heads whose contract says `streams` implement it."""
@@ -175,6 +159,15 @@ class Head(nn.Module, abc.ABC):
     def rollout(self, bag: Bag, through: RowThrough) -> Tensor:
         """Share of the class token itself and of each tile of one bag, (1 + N,); for heads whose contract says so."""
         raise NotImplementedError
+
+    @property
+    def sums_up(self) -> bool:
+        """A logit is a sum over the tiles, and numbers that no tile changes: see `contributions`."""
+        return self.contract.contributions and (self.fusion is None or self.fusion.additive or not self.fusion.joins)
+
+    def _joined(self, out: MILOutput, bag: Bag) -> MILOutput:
+        """With what the clinical variables say, where the head takes any."""
+        return out if self.fusion is None else self.fusion.finish(out, bag)
 
     def _check(self, bag: Bag) -> None:
         """Raise BagError unless the features have the right width and coordinates are there where needed."""
@@ -201,13 +194,21 @@ class Head(nn.Module, abc.ABC):
 
     def embedded(self, bag: Bag) -> Tensor:
         """Tile embeddings (T, E). Where no gradient is wanted, no copy of all the features is made in float32."""
+        shift = None if self.fusion is None else self.fusion.shift(bag)
+        of_tile = None if shift is None else bag.segments.to(shift.device)
         if torch.is_grad_enabled() or bag.n_tiles <= CHUNK:
-            whole: Tensor = self.embed(bag.features if self.prepared else self.input(bag.features))
-            return whole
+            return self._embed(bag.features, None if shift is None else shift[of_tile])
         kept = KeptRows(bag.n_tiles)
-        for rows in torch.split(bag.features, CHUNK):
-            kept.add(self.embed(rows if self.prepared else self.input(rows)))
+        for start in range(0, bag.n_tiles, CHUNK):
+            mine = None if shift is None or of_tile is None else shift[of_tile[start : start + CHUNK]]
+            kept.add(self._embed(bag.features[start : start + CHUNK], mine))
         return kept.result()
+
+    def _embed(self, features: Tensor, shift: Tensor | None) -> Tensor:
+        """Embeddings of some tiles, each with what is added after the first layer."""
+        x = features if self.prepared else self.input(features)
+        whole: Tensor = self.embed(x) if shift is None else self.embed[1:](self.embed[0](x) + shift)
+        return whole
 
     @property
     def first_linear(self) -> nn.Linear:

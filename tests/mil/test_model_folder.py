@@ -54,6 +54,9 @@ def test_config_and_card_say_what_the_model_is(folder):
     assert "224 px at 0.5 µm/px" in card
     assert "The positive class is `positive`" in card
     assert "Not a medical device" in card
+    for part in ("Training data", "Splits and choice", "Figures", "Intended use", "Limits", "Encoder passport"):
+        assert f"## {part}\n" in card
+    assert "nothing says how good the model is" in card  # no figures are told here
 
 
 def test_a_prediction_does_not_depend_on_what_else_is_asked(model, bag):

@@ -67,7 +67,8 @@ def test_training_leaves_the_callers_random_state_alone(sides):
 def test_two_arguments_can_bring_slides_and_no_setting_can():
     kinds = get_type_hints(train)
     assert [name for name, kind in kinds.items() if kind is BagSet] == ["train", "validation"]
-    assert set(kinds) == {"train", "validation", "task", "settings", "on_epoch", "keep", "resume", "watch", "return"}
+    told = {"on_epoch", "keep", "resume", "watch", "variables", "return"}
+    assert set(kinds) == {"train", "validation", "task", "settings"} | told
     simple = {str, int, float, Mapping[str, float], str | tuple[float, ...]}
     assert set(get_type_hints(TrainSettings).values()) <= simple
 

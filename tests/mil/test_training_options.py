@@ -12,7 +12,7 @@ from _mil_cohort import cohort
 
 from mil import HEADS, Bag, BagSet, ModelError, SealedLabels, TrainingDataError, TrainSettings, predict, train
 from mil.bag_set import join
-from mil.fit import lr_share
+from mil.epoch import lr_share
 from mil.mixing import mix
 from mil.prepared import PreparedBags
 
