@@ -155,7 +155,7 @@ def _on_slide(
 ) -> Iterator[tuple[str, _OnSlide]]:
     """Yield each method that was drawn on a slide, with what it is worth there."""
     file = case.features.read(entry.slide_id)
-    bag, head = bag_of(file), case.named.model.head
+    bag, head = case.named.joined(bag_of(file)), case.named.model.head
     target = target_of(case.named, case.target, mil.predict(case.named.model, bag)[0].probabilities)
     inside = inside_truth(case.truth / f"{entry.slide_id}.geojson", file)
     tiles = SlideTiles(entry, file)

@@ -52,7 +52,7 @@ def score_concepts(
     wanted = target_of(named, target, np.zeros(len(named.model.classes)))
     told = {row["slide_id"]: row for row in read_predictions(job, named.name, named.sha256)}
     called = [name for name in mine if told.get(name, {}).get("pred") == named.model.classes[wanted]]
-    bags = [features.bag(name) for name in (called or mine)[:_MOST_SLIDES]]
+    bags = [named.joined(features.bag(name)) for name in (called or mine)[:_MOST_SLIDES]]
     found = tcav(named.model.head, bags, wanted, concepts, _counters(features, mine, seed), seed=seed)
     path = job.heatmaps(named.name) / "concepts.csv"
     rows: list[dict[str, Any]] = [

@@ -156,7 +156,7 @@ class ExtractSettings:
     @property
     def excluded(self) -> tuple[str, ...]:
         """The artifacts that are cut out of the tissue."""
-        return tuple(name.strip() for name in self.exclude.split(",") if name.strip())
+        return _names(self.exclude)
 
 
 @dataclass(frozen=True)
@@ -179,6 +179,9 @@ class LearnSettings:
         folds: number of folds of a cross-validation; 0 trains one model.
         repeats: how often the folds are dealt anew.
         site: column of the label table; slides of one site are then kept on one side of every fold.
+        search: number of trials in which settings are searched on inner folds of the training patients: `lr`,
+            `weight_decay`, `dropout`, `feature_dropout`, as far as you do not set them. 0 for none; needs optuna.
+        inner_folds: number of these folds.
         schedule: `constant`, or `cosine`: the learning rate falls to 0 over the epochs.
         clip: largest norm of a step's gradient; 0 for no limit.
         ema: share of the old weights that their moving average keeps at a step, e.g. 0.99; 0 for none.
@@ -188,8 +191,17 @@ class LearnSettings:
         class_weights: `balanced` or `none`.
         task_weights: of several targets: `equal`, or `uncertainty` (learned).
         surgery: of several targets: `none`, or `pcgrad`.
+        clinical: columns of clinical variables, joined by commas; in the label table, or in `--clinical-table`.
+        fusion: how they join the slide: `late` (says the same without them as a model of the slide alone), `middle`,
+            `cross_attention`, `early`.
+        clinical_dropout: share of the variables, and of whole rows, that training does not show.
+        adapt: how site or scanner are kept out of the model: `none`, `coral`, `reversal`, `covariance`.
+        adapt_weight: what that weighs beside the loss of the slides.
+        confounders: columns of the label table that tell what is to be kept out, joined by commas; by default `site`.
         precision: `auto` (bfloat16 for features of width 512 and more on hardware that has it), `float32`, `bfloat16`.
         train_memory_gb: prepared features are kept in memory up to this; others are read again in every epoch.
+        track: show each epoch elsewhere, too: `tensorboard` (in `logs/tensorboard`; needs the extra `track`), `mlflow`
+            (on the server that the variable MLFLOW_TRACKING_URI names), or both with a comma.
         watch: store what the model said of the held-out slides after every epoch, so that `slidemil evaluate` can show
             how much better the model would look if its epoch and threshold had been chosen on them.
     """
@@ -208,6 +220,8 @@ class LearnSettings:
     folds: int = 0
     repeats: int = 1
     site: str = ""
+    search: int = 0
+    inner_folds: int = 3
     schedule: str = "constant"
     clip: float = 0.0
     ema: float = 0.0
@@ -217,8 +231,15 @@ class LearnSettings:
     class_weights: str = "balanced"
     task_weights: str = "equal"
     surgery: str = "none"
+    clinical: str = ""
+    fusion: str = "late"
+    clinical_dropout: float = 0.2
+    adapt: str = "none"
+    adapt_weight: float = 1.0
+    confounders: str = ""
     precision: str = "auto"
     train_memory_gb: float = 4.0
+    track: str = ""
     watch: bool = False
 
     def __post_init__(self) -> None:
@@ -226,13 +247,38 @@ class LearnSettings:
         _require(
             {
                 f"folds must be 0 (none) or at least 2, not {self.folds}": self.folds == 0 or self.folds >= 2,
+                f"track must be tensorboard, mlflow, or both with a comma, not {self.track}": {*_names(self.track)}
+                <= {"tensorboard", "mlflow"},
+                f"search must be 0 (none) or more, not {self.search}": self.search >= 0,
+                f"inner_folds must be at least 2, not {self.inner_folds}": self.inner_folds >= 2,
+                f"search={self.search}, and lr, weight_decay, dropout and feature_dropout are all set: nothing is left "
+                "to search": not self.search
+                or None in (self.lr, self.weight_decay, self.dropout)
+                or self.feature_dropout == 0,
                 f"repeats must be at least 1, not {self.repeats}": self.repeats >= 1,
                 f"test must be above 0 and below 1, not {self.test}": 0 < self.test < 1,
                 f"validation must be above 0 and below 1, not {self.validation}": 0 < self.validation < 1,
                 f"epochs must be at least 1, not {self.epochs}": self.epochs is None or self.epochs >= 1,
                 f"seed must not be negative, not {self.seed}": self.seed >= 0,
+                f"adapt={self.adapt} needs a column: --site, or confounders=scanner,site": self.adapt == "none"
+                or bool(self.kept_out),
             }
         )
+
+    @property
+    def trackers(self) -> tuple[str, ...]:
+        """Where epochs are shown, too."""
+        return _names(self.track)
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """Columns of clinical variables."""
+        return _names(self.clinical)
+
+    @property
+    def kept_out(self) -> tuple[str, ...]:
+        """Columns of what is to be kept out of the model."""
+        return _names(self.confounders or self.site)
 
 
 @dataclass(frozen=True)
@@ -312,6 +358,11 @@ def as_yaml(settings: Settings) -> str:
 
 _PARTS: dict[str, Any] = {"extract": ExtractSettings, "train": LearnSettings}
 _KEYS = {f"{part}.{f.name}": f.name for part, cls in _PARTS.items() for f in dataclasses.fields(cls)}
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """Names joined by commas."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _require(rules: Mapping[str, bool]) -> None:

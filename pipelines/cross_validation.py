@@ -19,11 +19,12 @@ from .feature_sets import FeatureSet
 from .files import json_bytes, read_csv, sha256_json
 from .jobfolder import JobFolder
 from .labels import Labels
-from .learn import COHORT, Sides, masked, train_sides, usable, with_validation
-from .predictions import ENSEMBLE, FOLDS, answers_of, case_table, digest_of, said_at, slide_table
+from .learn import COHORT, masked, train_sides, usable, with_validation
+from .predictions import ENSEMBLE, FOLDS, answers_of, case_table, digest_of, keep_cells, said_at, slide_table
 from .progress import Progress
-from .questions import Question, ask
+from .questions import ask
 from .records import current, finish, forget
+from .sides import Sides
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,10 @@ def deal(features: FeatureSet, labels: Labels, settings: LearnSettings, given: P
             mil.check_split(split, patients)
         y = question.strata(slides, patients, 2)
         splits = [with_validation(split, y, patients, settings) for split in splits]
-        return [Fold(f"f{i}", _sides(slides, patients, split, question)) for i, split in enumerate(splits)]
+        return [
+            Fold(f"f{i}", Sides.of(slides, patients, split, question, labels, settings))
+            for i, split in enumerate(splits)
+        ]
     sites = [labels.cell(slide, settings.site) for slide in slides] if settings.site else None
     splits = k_folds(
         patients,
@@ -61,11 +65,10 @@ def deal(features: FeatureSet, labels: Labels, settings: LearnSettings, given: P
         seed=settings.seed,
     )
     names = [f"r{i // settings.folds}f{i % settings.folds}" for i in range(len(splits))]
-    return [Fold(name, _sides(slides, patients, split, question)) for name, split in zip(names, splits, strict=True)]
-
-
-def _sides(slides: Sequence[str], patients: Sequence[str], split: mil.Split, question: Question) -> Sides:
-    return Sides.of(slides, patients, split, question)
+    return [
+        Fold(name, Sides.of(slides, patients, split, question, labels, settings))
+        for name, split in zip(names, splits, strict=True)
+    ]
 
 
 def read_splits(path: Path, slides: Sequence[str], patients: Sequence[str]) -> list[mil.Split]:
@@ -129,6 +132,7 @@ def cross_validate(
     task = mil.load_model(job.model(members[0])).task
     finish(job, table, slide_table(task, rows), parts)
     finish(job, table.with_name("fold_cases.csv"), case_table(task, rows, None), parts)
+    keep_cells(job, name, labels.clinical)
     return True
 
 
@@ -137,7 +141,7 @@ def _rows(job: JobFolder, fold: Fold, member: str, features: FeatureSet, labels:
     model, rows = mil.load_model(job.model(member)), []
     for row in fold.sides.split.test:
         slide = fold.sides.slides[row]
-        found = mil.predict(model, features.bag(slide))[0]
+        found = mil.predict(model, model.joined(features.bag(slide), fold.sides.clinical.get(slide)))[0]
         rows.append(
             {
                 "slide_id": slide,

@@ -13,6 +13,7 @@ from .files import csv_bytes, write_bytes
 from .jobfolder import JobFolder
 from .progress import Progress
 from .records import key_of
+from .tracking import Tracker, figures_of
 
 EPOCH_FILES = ("epochs.csv", "epochs.jsonl")
 _SECONDS = 20.0  # between two checkpoints: a kill costs as much training as that
@@ -33,15 +34,20 @@ class EpochLog:
         name: of the model.
         parts: what the model depends on: a checkpoint of anything else is not taken up.
         progress: the bar.
+        shown: who else is told.
     """
 
-    def __init__(self, job: JobFolder, name: str, parts: Mapping[str, Any], progress: Progress) -> None:
+    def __init__(
+        self, job: JobFolder, name: str, parts: Mapping[str, Any], progress: Progress, shown: Sequence[Tracker] = ()
+    ) -> None:
         self._path = job.root / ".state" / "training" / f"{name}.{key_of(parts)[:16]}.safetensors"
-        self._progress, self._last = progress, time.monotonic()
+        self._progress, self._last, self._shown = progress, time.monotonic(), shown
 
     def epoch(self, epoch: mil.Epoch) -> None:
         """Tell of one epoch."""
         score = "" if epoch.validation_score is None else f", score {epoch.validation_score:.3f}"
+        for tracker in self._shown:
+            tracker.epoch(figures_of(epoch), epoch.number)
         self._progress.advance(1, note=f"validation loss {epoch.validation_loss:.3f}{score}")
 
     def keep(self, data: Callable[[], bytes]) -> None:

@@ -114,7 +114,8 @@ def _draw_one(
     force: bool,
 ) -> None:
     name = entry.slide_id
-    base = {"model": named.sha256, "features": features.digest(name), "format": FORMAT}
+    base: dict[str, Any] = {"model": named.sha256, "features": features.digest(name), "format": FORMAT}
+    base |= {"clinical": dict(named.cells[name])} if name in named.cells else {}
     known, facts = ({}, {}) if force else _known(job, named, name, base)
     asked = {"target": wish.target, "scale": wish.scale, "zarr": wish.zarr}
     picture = picture_path(job, named, name)
@@ -126,7 +127,7 @@ def _draw_one(
         result.facts[name] = facts
         return
     file = features.read(name)
-    bag = bag_of(file)
+    bag = named.joined(bag_of(file))
     prediction = mil.predict(named.model, bag)[0]
     chances = [float(value) for value in prediction.probabilities]
     check_prediction(named, name, chances, stored)

@@ -29,6 +29,7 @@ class Labels:
         notes: what is worth saying, e.g. slides without a label.
         target: the column, or columns, that were asked for, see `pipelines.questions`.
         cells: slide → column → cell, of those columns and of further ones that were asked for; empty for one column.
+        clinical: slide → column → cell of the clinical variables, also of slides without a label.
     """
 
     label: Mapping[str, str]
@@ -37,6 +38,7 @@ class Labels:
     notes: tuple[str, ...] = ()
     target: str = "label"
     cells: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    clinical: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def cell(self, slide: str, column: str) -> str:
         """What the table says of a slide."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 import mil
+from mil.clinical import Variables
 from mil.evaluation import evaluate_task
 from mil.tasks import Classification, Task
 
+from .clinical import Joined
 from .config import LearnSettings
 from .epochs import EPOCH_FILES, EpochLog, epoch_files
 from .errors import UsageError
@@ -23,62 +25,19 @@ from .files import csv_bytes, json_bytes, sha256_json
 from .jobfolder import JobFolder
 from .labels import Labels
 from .progress import Progress
-from .questions import Question, ask
+from .questions import ask
 from .records import current, finish, forget
+from .search import SEARCH, Trial, choose
+from .search import table as trial_table
+from .sides import Sides
+from .site_probe import before_and_after
+from .tracking import trackers
+from .trainer import train_settings
 
-_SIDE_NAMES = {"train": "train", "validation": "val", "test": "test"}
 _METRICS = "metrics.json"
 WATCHED = "held_out_epochs.csv"
 COHORT = "cohort.json"
 MODEL_FILES = ("config.json", "model.safetensors", "README.md", COHORT, _METRICS, *EPOCH_FILES)
-
-
-@dataclass(frozen=True)
-class Sides:
-    """Which labelled slide is on which side of the split.
-
-    Attributes:
-        slides: names, in the order of the rows.
-        patients: patient of each.
-        split: rows of train, validation and test.
-        task: what is asked, not yet fitted.
-        known: targets (n, W) of the slides to learn from; those of test slides are NaN.
-        sealed: targets of the test slides, in the order of `split.test`: nothing can be trained on them.
-    """
-
-    slides: tuple[str, ...]
-    patients: tuple[str, ...]
-    split: mil.Split
-    task: Task
-    known: NDArray[np.float64]
-    sealed: mil.SealedLabels
-
-    @classmethod
-    def of(cls, slides: Sequence[str], patients: Sequence[str], split: mil.Split, question: Question) -> Sides:
-        """Seal the targets of the test slides away."""
-        target = question.targets(slides)
-        sealed = mil.SealedLabels.seal(target[split.test])
-        target[split.test] = np.nan
-        return cls(tuple(slides), tuple(patients), split, question.task, target, sealed)
-
-    def bag_set(self, features: FeatureSet, rows: NDArray[np.int64], *, per_patient: bool) -> mil.BagSet:
-        """Labelled bags of some slides, read when they are asked for."""
-        names = [self.slides[row] for row in rows]
-        whole = mil.BagSet(features.bags(names), self.known[rows], tuple(self.patients[row] for row in rows))
-        return whole.by_patient() if per_patient else whole
-
-    def side_of(self) -> dict[str, str]:
-        """Return slide → `train`, `val` or `test`."""
-        names = ("train", "validation", "test")
-        return {self.slides[row]: _SIDE_NAMES[name] for name in names for row in getattr(self.split, name)}
-
-    def counts(self) -> dict[str, dict[str, int]]:
-        """Return slides and patients per side."""
-        rows = {_SIDE_NAMES[name]: getattr(self.split, name) for name in ("train", "validation", "test")}
-        return {
-            name: {"slides": len(some), "patients": len({self.patients[row] for row in some})}
-            for name, some in rows.items()
-        }
 
 
 def check_labels(path: Path, labels: Labels, settings: LearnSettings | None = None) -> None:
@@ -120,7 +79,7 @@ def divide(features: FeatureSet, labels: Labels, settings: LearnSettings) -> Sid
         split = mil.split_by_patient(
             patients, y, test=settings.test, validation=settings.validation, seed=settings.seed
         )
-    return Sides.of(slides, patients, split, question)
+    return Sides.of(slides, patients, split, question, labels, settings)
 
 
 def usable(features: FeatureSet, labels: Labels) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -167,24 +126,33 @@ def train_sides(
     """As `train`, with the sides given; returns whether anything was trained."""
     parts = _parts(features, sides, settings)
     folder = job.model(name)
-    if not force and all(current(job, folder / file, parts) for file in MODEL_FILES):
+    wanted = (*MODEL_FILES, *((SEARCH,) if settings.search else ()))
+    if not force and all(current(job, folder / file, parts) for file in wanted):
         return False
+    trials: list[Trial] = []
+    if settings.search:
+        settings, trials = choose(job, name, features, sides, settings, progress, parts)
     options = train_settings(settings)
     progress.total(options.epochs)
-    log, watched = EpochLog(job, name, parts, progress), _Watched(features, sides, settings)
+    shown = trackers(job, name, settings.trackers, options)
+    log, watched = EpochLog(job, name, parts, progress, shown), _Watched(features, sides, settings)
+    variables = sides.variables(settings)
     model = mil.train(
-        sides.bag_set(features, sides.split.train, per_patient=settings.per_patient),
-        sides.bag_set(features, sides.split.validation, per_patient=settings.per_patient),
+        *_both(features, sides, settings, variables),
         sides.task,
         options,
         on_epoch=log.epoch,
         keep=log.keep,
         resume=None if force or settings.watch else log.left_over(),
-        watch=watched.asked,
+        watch=watched.asked(variables),
+        variables=variables,
     ).described(encoder=features.passport, tile=features.tile, per_patient=settings.per_patient or None)
     metrics = score(model, features, sides)
-    files = {**model.to_files(), COHORT: json_bytes(cohort_of(sides)), _METRICS: json_bytes(metrics)}
+    if options.adapt != "none":
+        metrics["site_probe"] = _probed(job, name, model, features, sides, settings, progress, parts)
+    files = {**model.to_files(metrics), COHORT: json_bytes(cohort_of(sides)), _METRICS: json_bytes(metrics)}
     files |= epoch_files(model.config["training"]["history"])
+    files |= {SEARCH: trial_table(trials)} if trials else {}
     for file in files:
         forget(job, folder / file)
     for file, data in files.items():
@@ -192,7 +160,60 @@ def train_sides(
     if settings.watch:
         finish(job, job.predictions(name) / WATCHED, watched.table(model.task), parts)
     log.done()
+    for tracker in shown:
+        tracker.end(_summary(metrics))
     return True
+
+
+def _summary(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Figures of the held-out slides in numbers, for those who show them."""
+    test = metrics.get("test") or {}
+    return {f"held_out_{key}": float(value) for key, value in test.items() if isinstance(value, float)}
+
+
+def _probed(
+    job: JobFolder,
+    name: str,
+    model: mil.TrainedModel,
+    features: FeatureSet,
+    sides: Sides,
+    settings: LearnSettings,
+    progress: Progress,
+    parts: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What a fresh probe tells of the confounders, from the model and from the same training without adaptation."""
+    options, variables = replace(train_settings(settings), adapt="none"), sides.variables(settings)
+    progress.total(2 * options.epochs)
+    log = EpochLog(job, f"{name}.plain", {**parts, "adapt": "none"}, progress)
+    plain = mil.train(
+        *_both(features, sides, settings, variables),
+        sides.task,
+        options,
+        on_epoch=log.epoch,
+        keep=log.keep,
+        resume=log.left_over(),
+        variables=variables,
+    )
+
+    def bags(asked: mil.TrainedModel) -> list[mil.Bag]:
+        return [asked.joined(features.bag(slide), sides.clinical.get(slide)) for slide in sides.slides]
+
+    levels = dict(zip(settings.kept_out, zip(*sides.confounders, strict=True), strict=True))
+    asked = (bags, levels, sides.patients, sides.strata(), sides.held_out())
+    found = before_and_after(plain, model, *asked, seed=settings.seed)
+    log.done()
+    return found
+
+
+def _both(
+    features: FeatureSet, sides: Sides, settings: LearnSettings, variables: Variables | None
+) -> tuple[mil.BagSet, mil.BagSet]:
+    """Bags to learn from, and bags to stop by."""
+    fit, stop = (
+        sides.bag_set(features, rows, per_patient=settings.per_patient, variables=variables)
+        for rows in (sides.split.train, sides.split.validation)
+    )
+    return fit, stop
 
 
 class _Watched:
@@ -201,8 +222,15 @@ class _Watched:
     def __init__(self, features: FeatureSet, sides: Sides, settings: LearnSettings) -> None:
         self._names = [sides.slides[row] for row in sides.split.test]
         self._epochs: list[tuple[int, NDArray[np.float64]]] = []
-        bags = features.bags(self._names)
-        self.asked = (bags, self._tell) if settings.watch and self._names else None
+        self._bags, self._sides, self._wanted = features.bags(self._names), sides, settings.watch
+
+    def asked(self, variables: Variables | None) -> tuple[Sequence[mil.Bag], Callable[..., None]] | None:
+        """The bags, and who is to be told; None where nothing is to be watched."""
+        if not self._wanted or not self._names:
+            return None
+        if variables is None:
+            return self._bags, self._tell
+        return Joined(self._bags, variables, [self._sides.clinical[name] for name in self._names]), self._tell
 
     def _tell(self, epoch: mil.Epoch, answers: NDArray[np.float64]) -> None:
         self._epochs.append((epoch.number, answers))
@@ -235,16 +263,6 @@ def masked(name: str) -> str:
     return sha256_json(["slidemil", name])[:20]
 
 
-def train_settings(settings: LearnSettings) -> mil.TrainSettings:
-    """Return the trainer's settings; what the user did not set keeps the trainer's default."""
-    given = {name: getattr(settings, name) for name in ("epochs", "lr", "weight_decay", "dropout", "patience")}
-    chosen = {name: value for name, value in given.items() if value is not None}
-    same = "schedule clip ema feature_dropout mixup class_weights task_weights surgery precision"
-    chosen |= {name: getattr(settings, name) for name in same.split()}
-    chosen |= {"batch_size": settings.train_batch, "memory_gb": settings.train_memory_gb}
-    return replace(mil.TrainSettings(head=settings.head, seed=settings.seed), **chosen)
-
-
 def score(model: mil.TrainedModel, features: FeatureSet, sides: Sides) -> dict[str, Any]:
     """Score a model on the validation and the test slides."""
     result: dict[str, Any] = {"split": sides.counts(), "classes": list(model.classes)}
@@ -253,7 +271,9 @@ def score(model: mil.TrainedModel, features: FeatureSet, sides: Sides) -> dict[s
         if len(rows) == 0:
             result[side] = None
             continue
-        answers = np.stack([mil.predict(model, features.bag(sides.slides[row]))[0].answer for row in rows])
+        names = [sides.slides[row] for row in rows]
+        bags = (model.joined(features.bag(name), sides.clinical.get(name)) for name in names)
+        answers = np.stack([mil.predict(model, bag)[0].answer for bag in bags])
         target = sides.sealed.unseal() if side == "test" else sides.known[rows]
         who = [sides.patients[row] for row in rows]
         result[side] = _scored(model, target, answers, who)
@@ -299,7 +319,8 @@ def _parts(features: FeatureSet, sides: Sides, settings: LearnSettings) -> Mappi
     return {
         "slides": sha256_json(rows),
         "task": sides.task.spec(),
-        "settings": asdict(settings),
+        "settings": {key: value for key, value in asdict(settings).items() if key != "track"},
         "trainer": {key: value for key, value in asdict(train_settings(settings)).items() if key != "head_options"},
         "encoder": decisive(features.passport),
+        "clinical": sha256_json([sides.clinical, sides.confounders]),
     }

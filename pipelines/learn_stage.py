@@ -20,10 +20,11 @@ from .outcome import Said
 from .progress import progress
 from .provenance import Run
 from .records import publish
+from .training_table import training_table
 
 if TYPE_CHECKING:
-    from .learn import Sides
     from .predictions import NamedModel
+    from .sides import Sides
 
 
 def train(
@@ -35,6 +36,7 @@ def train(
     target: str = "label",
     features: str | None = None,
     splits: Path | None = None,
+    clinical: Path | None = None,
     keyfile: Path | None = None,
     force: bool = False,
     quiet: bool = False,
@@ -53,8 +55,7 @@ def train(
     if keyfile is not None:
         pseudonyms.check(job, keyfile)
     manifest = tables.read_manifest(job)
-    more = [settings.train.site] if settings.train.site else []
-    table = pseudonyms.labels_of(labels, manifest.entries, target, keyfile, more)
+    table = training_table(labels, manifest.entries, target, settings.train, keyfile=keyfile, clinical=clinical)
     check_labels(labels, table, settings.train)
     if settings.train.folds or splits is not None:
         return _cross_validate(
@@ -113,21 +114,31 @@ def evaluate(
     )
 
 
-def predict(out: Path, model: str, *, features: str | None = None) -> Said:
-    """Model and features → prediction tables.
+def predict(out: Path, model: str, *, features: str | None = None, clinical: Path | None = None) -> Said:
+    """Model and features → prediction tables; a model of clinical variables takes them from a table.
 
     Raises:
         CheckFailedError: the features were made differently from those the model was trained on.
     """
     from . import predictions
+    from .clinical import columns_of, notes_on
     from .feature_sets import choose_folder, load_features
 
     job = JobFolder(out)
     manifest = tables.read_manifest(job)
     named = predictions.find_model(job, model)
+    models = named.members or (named.model,)
+    if clinical is not None:
+        columns = columns_of(models)
+        if not columns:
+            raise UsageError(f"--clinical-table: the model {named.name} takes no clinical variables.")
+        named = dataclasses.replace(
+            named, cells=read_labels(clinical, manifest.entries, column=",".join(columns)).cells
+        )
     folder = choose_folder(job, features, named.model.config.get("encoder"))
     loaded = load_features(job, folder, [entry.slide_id for entry in manifest.entries])
     predictions.check_fits(named, loaded)
+    notes = [*notes_on(models, named.cells, sorted(loaded.records)), *loaded.notes]
     before = {row["slide_id"]: row for row in predictions.read_predictions(job, named.name, named.sha256)}
     told = {"model": named.name, "model_sha256": named.sha256, "features": folder}
     with Run(job, "predict", told) as run, alone(job, "predictions", named.name):
@@ -136,14 +147,14 @@ def predict(out: Path, model: str, *, features: str | None = None) -> Said:
     where = job.predictions(named.name) / "slides.csv"
     verb = "predicted" if fresh else "nothing new:"
     return Said(
-        (f"{verb} {len(rows)} slides with {named.name} → {where}", *loaded.notes),
+        (f"{verb} {len(rows)} slides with {named.name} → {where}", *notes),
         {
             "status": "done",
             "model": named.name,
             "slides": len(rows),
             "new": fresh,
             "outputs": [_in(job, where)],
-            "warnings": list(loaded.notes),
+            "warnings": notes,
         },
     )
 
@@ -170,7 +181,7 @@ def learn_one(
     with run:
         with alone(job, "models", name), progress("training", "epochs", quiet=quiet) as bar:
             sides, fresh = learn.train(run.job, name, loaded, labels, settings, bar, force=force)
-        named: NamedModel = predictions.find_model(job, name)
+        named: NamedModel = dataclasses.replace(predictions.find_model(job, name), cells=labels.clinical)
         manifest = tables.keep_cases(run.job, manifest, labels.case)
         with alone(job, "predictions", name):
             predictions.predict(run.job, named, loaded, manifest.entries, labels=labels.label)
@@ -231,6 +242,11 @@ def _learned(job: JobFolder, named: NamedModel, sides: Sides, fresh: bool, notes
             f"held out: AUC {_number(test['auc'])} ({_number(low)} to {_number(high)}), balanced accuracy "
             f"{_number(test['balanced_accuracy'])}, {test['n']} slides of {test['n_patients']} patients"
         )
+    found = metrics.get("site_probe")
+    if found:
+        from .probe_text import spoken as spoken_probe
+
+        lines += spoken_probe(found)
     data: dict[str, Any] = {
         "status": "done",
         "model": named.name,
@@ -239,6 +255,8 @@ def _learned(job: JobFolder, named: NamedModel, sides: Sides, fresh: bool, notes
         "outputs": [_in(job, named.folder), _in(job, job.predictions(named.name))],
         "warnings": list(notes),
     }
+    if found:
+        data["site_probe"] = found
     if not test:
         lines.append("no patient is held out: nothing says how good the model is")
         data["warnings"].append(lines[-1])

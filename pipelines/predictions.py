@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import mil
 from mil.predict import decide
 from mil.tasks import Classification, Task, said
 
+from .clinical import KEPT, Cells, cells_file, kept_cells
 from .errors import UsageError
 from .feature_sets import FeatureSet
 from .features import same_passport
@@ -38,6 +39,7 @@ class NamedModel:
         model: ready to use.
         sha256: of configuration and weights.
         members: of an ensemble all its models; `model` is then the first, and stands for their task and features.
+        cells: slide → column → cell of the clinical variables, where the model takes any.
     """
 
     name: str
@@ -45,6 +47,7 @@ class NamedModel:
     model: mil.TrainedModel
     sha256: str
     members: tuple[mil.TrainedModel, ...] = ()
+    cells: Cells = field(default_factory=dict)
 
     @property
     def threshold(self) -> float | None:
@@ -52,9 +55,14 @@ class NamedModel:
         cuts = [model.threshold for model in self.members or (self.model,) if model.threshold is not None]
         return float(np.mean(cuts)) if cuts else None
 
+    def joined(self, bag: mil.Bag) -> mil.Bag:
+        """A slide's bag with its clinical variables, as `model` takes them."""
+        return self.model.joined(bag, self.cells.get(bag.ids[0]))
+
     def answer(self, bag: mil.Bag) -> NDArray[np.float64]:
-        """What is said of one bag, (P,); of an ensemble the mean."""
-        each = [mil.predict(model, bag)[0].answer for model in self.members or (self.model,)]
+        """What is said of one slide, (P,); of an ensemble the mean."""
+        cells = self.cells.get(bag.ids[0])
+        each = [mil.predict(model, model.joined(bag, cells))[0].answer for model in self.members or (self.model,)]
         mean: NDArray[np.float64] = np.mean(each, axis=0)
         return mean
 
@@ -78,12 +86,14 @@ def find_model(job: JobFolder, wanted: str) -> NamedModel:
     members = members_of(folder)
     if members is None:
         _check_whole(job, folder)
-        return NamedModel(_name_for(job, folder, digest_of(folder)), folder, mil.load_model(folder), digest_of(folder))
+        name = _name_for(job, folder, digest_of(folder))
+        return NamedModel(name, folder, mil.load_model(folder), digest_of(folder), cells=kept_cells(job, name))
     folders = [folder.parent / name for name in members]
     for one in folders:
         _check_whole(job, one)
     models, digest = tuple(mil.load_model(one) for one in folders), sha256_json([digest_of(one) for one in folders])
-    return NamedModel(_name_for(job, folder, digest), folder, models[0], digest, models)
+    name = _name_for(job, folder, digest)
+    return NamedModel(name, folder, models[0], digest, models, kept_cells(job, name))
 
 
 def digest_of(folder: Path) -> str:
@@ -160,6 +170,7 @@ def predict(
         "slides": sha256_json([[name, features.digest(name)] for name in sorted(case_of)]),
         "labels": sha256_json([sorted(labels.items()), sorted(case_of.items())]),
     }
+    parts |= {"clinical": sha256_json(named.cells)} if named.cells else {}
     table = job.predictions(named.name) / "slides.csv"
     if current(job, table, parts) and current(job, table.with_name("cases.csv"), parts):
         return read_predictions(job, named.name), False
@@ -168,7 +179,15 @@ def predict(
     task = named.model.task
     finish(job, table, slide_table(task, rows), parts)
     finish(job, table.with_name("cases.csv"), case_table(task, rows, named.threshold), parts)
+    keep_cells(job, named.name, named.cells)
     return rows, True
+
+
+def keep_cells(job: JobFolder, name: str, cells: Cells) -> None:
+    """Keep the clinical variables beside the predictions that were made with them: heatmaps need them, too."""
+    if cells:
+        data = cells_file(cells)
+        finish(job, job.predictions(name) / KEPT, data, {"clinical": sha256_json(cells)})
 
 
 def read_predictions(job: JobFolder, name: str, digest: str | None = None) -> list[dict[str, Any]]:

@@ -108,6 +108,7 @@ def labels_of(
         notes=notes,
         target=known.target,
         cells={made_up[name]: cells for name, cells in known.cells.items()},
+        clinical={made_up[name]: cells for name, cells in known.clinical.items()},
     )
 
 

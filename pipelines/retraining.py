@@ -36,9 +36,10 @@ def retrained(
     sides = [_bags(named, features, rows, side) for side in ("train", "val")]
     if not settings or any(side is None for side in sides):
         return None
-    settings |= {"seed": int(told.get("seed", 0)) + seed, "device": "cpu"}
+    settings |= {"seed": int(told.get("seed", 0)) + seed, "device": "cpu", "adapt": "none"}
     try:
-        return mil.train(sides[0], sides[1], named.model.classes, mil.TrainSettings(**settings)).head  # type: ignore[arg-type]
+        asked, variables = mil.TrainSettings(**settings), named.model.variables
+        return mil.train(sides[0], sides[1], named.model.classes, asked, variables=variables).head  # type: ignore[arg-type]
     except mil.TrainingDataError:
         return None
 
@@ -55,5 +56,5 @@ def _bags(
     if not mine:
         return None
     labels = np.array([classes.index(str(row["label"])) for row in mine], np.int64)
-    bags = [features.bag(str(row["slide_id"])) for row in mine]
+    bags = [named.joined(features.bag(str(row["slide_id"]))) for row in mine]
     return mil.BagSet(bags, labels, tuple(str(row["case_id"]) for row in mine))

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from . import pseudonyms, shards
+from . import shards
 from . import tables_of_job as tables
 from .config import Settings
 from .console import exit_code_of
@@ -19,7 +19,6 @@ from .errors import ExitCode, NoAttentionError, UsageError
 from .extract_stage import extract, here, plan, tiling_of
 from .heatmap_stage import heatmap
 from .jobfolder import JobFolder
-from .labels import read_labels
 from .learn_stage import evaluate, learn_one, predict, train
 from .manifest import Manifest, Sources, find_slides
 from .outcome import Outcome, Said
@@ -28,6 +27,7 @@ from .provenance import Run
 from .records import publish
 from .scales import scales_of
 from .targets import check_job
+from .training_table import training_table
 
 __all__ = [
     "evaluate",
@@ -111,7 +111,8 @@ def run(
     problem, code = None, ExitCode.DONE
     try:
         if labels is not None:
-            table = pseudonyms.labels_of(labels, manifest.entries, target, Sources.of(slides).keyfile)
+            keyfile = Sources.of(slides).keyfile
+            table = training_table(labels, manifest.entries, target, settings.train, keyfile=keyfile)
             how: dict[str, Any] = {"name": name, "features": folder, "force": force, "quiet": quiet}
             learned = learn_one(job, manifest, table, settings.train, **how)
             steps.append(learned)
@@ -148,7 +149,8 @@ def _check_before(
     if labels is not None:
         from .learn import check_labels
 
-        check_labels(labels, read_labels(labels, find_slides(slides).entries, column=target))
+        table = training_table(labels, find_slides(slides).entries, target, settings.train)
+        check_labels(labels, table, settings.train)
     if model is not None:
         from .features import same_passport
         from .joined import joined_passport

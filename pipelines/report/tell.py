@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipelines.probe_text import spoken
+
 from .read import JobFacts, Model, Row
 
 Pairs = list[tuple[str, str]]
@@ -216,6 +218,14 @@ def _training_sentences(model: Model) -> list[str]:
             f"were used for nothing before; the {number(test.get('auc_interval_level', 0.95), 2)} interval of the AUC "
             f"comes from: {test.get('auc_interval_method', 'resampled patients')}."
         )
+    clinical = model.config.get("clinical")
+    if isinstance(clinical, Mapping):
+        names = ", ".join(str(one.get("name")) for one in clinical.get("variables", ()))
+        kind = str(clinical.get("fusion")).replace("_", " ")
+        out.append(f"Clinical variables joined the slide by {kind} fusion: {names}.")
+    probed = model.metrics.get("site_probe")
+    if isinstance(probed, Mapping):
+        out.append(f"Kept out in training, with a fresh probe as the judge: {'; '.join(spoken(probed))}.")
     return out
 
 

@@ -8,11 +8,14 @@ from .options import (
     Against,
     Assign,
     By,
+    Clinical,
+    ClinicalTable,
     Config,
     Epochs,
     Features,
     Folds,
     Force,
+    FusionKind,
     Head,
     Job,
     Json,
@@ -23,6 +26,7 @@ from .options import (
     Pseudonymize,
     Quiet,
     Repeats,
+    Search,
     Seed,
     Site,
     Splits,
@@ -46,6 +50,10 @@ def train(
     repeats: Repeats = None,
     splits: Splits = None,
     site: Site = None,
+    search: Search = None,
+    clinical: Clinical = None,
+    clinical_table: ClinicalTable = None,
+    fusion: FusionKind = None,
     features: Features = None,
     epochs: Epochs = None,
     seed: Seed = None,
@@ -65,6 +73,7 @@ def train(
 
     options = {"head": snake(head), "epochs": epochs, "seed": seed}
     options |= {"task": snake(task), "folds": folds, "repeats": repeats, "site": site}
+    options |= {"search": search, "clinical": clinical, "fusion": snake(fusion)}
     settings = settings_from(config, set_, options)
     result = stages.train(
         job,
@@ -74,6 +83,7 @@ def train(
         target=target,
         features=features,
         splits=splits,
+        clinical=clinical_table,
         keyfile=pseudonymize,
         force=force,
         quiet=quiet,
@@ -86,6 +96,7 @@ def train(
 def predict(
     job: Job,
     model: Model,
+    clinical_table: ClinicalTable = None,
     features: Features = None,
     json_: Json = False,
     quiet: Quiet = False,
@@ -97,7 +108,7 @@ def predict(
     """
     from pipelines import stages
 
-    result = stages.predict(job, model, features=features)
+    result = stages.predict(job, model, features=features, clinical=clinical_table)
     show(result, json_)
     return result.exit_code
 

@@ -98,6 +98,18 @@ Splits = Annotated[
     typer.Option(help="Folds of another tool: a table with fold_0 …, STAMP's splits.json, CLAM's folder or CSV."),
 ]
 Site = Annotated[str | None, typer.Option(help="Column of the labels: slides of one site stay on one side of a fold.")]
+Search = Annotated[
+    int | None, typer.Option(help="Search settings in so many trials, on inner folds of the training patients.")
+]
+Clinical = Annotated[
+    str | None, typer.Option(help="Columns of clinical variables that join the slide, e.g. age,stage.")
+]
+ClinicalTable = Annotated[
+    Path | None, typer.Option(help="CSV with slide_id and the clinical variables (default in training: --labels).")
+]
+FusionKind = Annotated[
+    str | None, typer.Option("--fusion", help="How they join: late (default), middle, cross-attention, early.")
+]
 Against = Annotated[str | None, typer.Option(help="Another model, compared on the same slides.")]
 By = Annotated[str | None, typer.Option(help="Columns of --labels, joined by commas: figures for each value.")]
 Epochs = Annotated[int | None, typer.Option(help="At most so many epochs.")]
