@@ -143,7 +143,9 @@ def _slides(
 def _other_heads(
     named: NamedModel, features: FeatureSet, told: Mapping[str, Mapping[str, Any]]
 ) -> tuple[list[mil.Head], list[str]]:
-    """The head trained again from other seeds, on the same slides."""
+    """The heads of the other folds; of a model that stands alone those trained again from other seeds on its slides."""
+    if named.members:
+        return [model.head for model in named.members[1:]], []
     heads = [head for head in (retrained(named, features, told, seed) for seed in range(1, SEEDS + 1)) if head]
     if heads:
         return heads, []

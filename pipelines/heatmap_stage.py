@@ -54,7 +54,8 @@ def heatmap(
     from .heatmap_files import SCALES
 
     job = JobFolder(out)
-    entries = chosen(tables.read_manifest(job).entries, slides)[:limit]
+    everything = tables.read_manifest(job).entries
+    entries = chosen(everything, slides)[:limit]
     named = predictions.find_model(job, model)
     if scale not in SCALES:
         raise UsageError(f"--scale {scale}: there are {', '.join(SCALES)}.")
@@ -63,7 +64,8 @@ def heatmap(
     if slides:
         for one in folder.split(","):
             _check_features(job, one, entries)
-    loaded = load_features(job, folder, [entry.slide_id for entry in entries])
+    # comparing trains the head again, on slides that need not be among those that are drawn
+    loaded = load_features(job, folder, [entry.slide_id for entry in (everything if compare else entries)])
     predictions.check_fits(named, loaded)
     asked = needs_encoder(methods) or concepts is not None
     means = means_of(job, loaded, weights, offline=offline) if asked else Means()

@@ -6,6 +6,7 @@ import csv
 import gzip
 import json
 import shutil
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -15,7 +16,7 @@ from _command import digests, slidemil, slidemil_json
 from PIL import Image
 
 from mil.explain import METHODS
-from pipelines.comparing import COLUMNS, ranked
+from pipelines.comparing import COLUMNS, _other_heads, ranked
 from pipelines.explainable import check_prediction
 from pipelines.heatmap import FRAME_KEY, SIGNED
 from pipelines.heatmap_files import shown_values
@@ -81,6 +82,34 @@ def test_the_table_ranks_by_what_is_known(explained, compared):
         assert -1 <= float(row["randomized"]) <= 1
         assert int(row["n_truth"]) > 0
         assert 0 <= float(row["localization_auc"]) <= 1
+
+
+def test_one_slide_alone_is_compared_with_heads_trained_on_all(explained, compared, labels):
+    with labels.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    one = next(row["slide_id"] for row in rows if (row["split"], row["label"]) == ("test", "positive"))
+    code, said = slidemil_json(
+        "heatmap",
+        explained,
+        "-m",
+        "gated_abmil",
+        *DRAWN,
+        "--zarr",
+        "--compare",
+        "--slide",
+        one,
+        "--truth",
+        labels.parent,
+    )
+    assert code == 0, said
+    assert [row["n_slides"] for row in said["comparison"]] == [1, 1, 1]
+    assert all(row["stability"] is not None for row in said["comparison"])
+
+
+def test_heads_of_the_folds_stand_in_for_other_seeds():
+    members = tuple(SimpleNamespace(head=name) for name in ("first", "second", "third"))
+    heads, notes = _other_heads(SimpleNamespace(members=members), None, {})
+    assert (heads, notes) == (["second", "third"], [])
 
 
 def test_the_same_again_does_nothing_and_a_method_more_keeps_the_others(explained, compared):
@@ -222,6 +251,26 @@ def test_a_slide_that_moved_is_named_and_other_weights_are_refused(with_network,
     )
     assert code == 7, said
     assert "weights" in said
+
+
+def test_a_model_of_another_encoder_is_refused_with_both_mends(finished, with_network):
+    """The model lies in another job: its features came from a network, those here from descriptors."""
+    before = digests(finished)
+    code, said = slidemil("heatmap", finished, "-m", with_network / "models" / "gated_abmil", "-q")
+    assert code == 7, said
+    assert "made differently" in said
+    assert "Extract the slides with the same settings, or use a model that was trained on these features" in said
+    assert "Traceback" not in said
+    assert not set(digests(finished)) - set(before), "nothing is drawn"
+
+
+def test_a_job_without_features_is_named_with_the_mend(job):
+    for folder in job.glob("*/features_*"):
+        shutil.rmtree(folder)
+    code, said = slidemil("heatmap", job, "-m", "gated_abmil", "-q")
+    assert code == 2, said
+    assert "slidemil extract" in said
+    assert "Traceback" not in said
 
 
 def test_concepts_of_example_tiles_are_scored(with_network, tmp_path):
