@@ -96,7 +96,7 @@ def load_model(folder: str | Path) -> TrainedModel:
     try:
         spec = config["head"]
         head = create_head(spec["name"], int(spec["in_dim"]), int(spec["classes"]), **spec["options"])
-        task = _task(config)
+        task = task_of(config)
         clinical = config.get("clinical")
         if clinical:
             attach(head, str(clinical["fusion"]), Variables.from_spec(clinical["variables"]).sizes)
@@ -111,7 +111,7 @@ def load_model(folder: str | Path) -> TrainedModel:
     return TrainedModel(head=head.eval(), task=task, config=config)
 
 
-def _task(config: Mapping[str, Any]) -> Task:
+def task_of(config: Mapping[str, Any]) -> Task:
     """The task; a folder without one is of a classification."""
     names = tuple(str(name) for name in config["classes"])
     task = task_from(config["task_spec"]) if "task_spec" in config else Classification(names)

@@ -36,7 +36,15 @@ def held_out(job: JobFolder, named: NamedModel) -> tuple[list[dict[str, str]], s
     Raises:
         UsageError: there is no such row.
     """
-    folder = job.predictions(named.name)
+    return held_out_in(job.predictions(named.name), named.name)
+
+
+def held_out_in(folder: Path, name: str) -> tuple[list[dict[str, str]], str]:
+    """Return the same from the folder of a model's prediction tables.
+
+    Raises:
+        UsageError: there is no such row.
+    """
     if (folder / FOLDS).is_file():
         rows = [row for row in read_csv(folder / FOLDS) if row["pred"]]
         return rows, f"every slide by the model of its fold ({len({row['fold'] for row in rows})} folds)"
@@ -49,7 +57,7 @@ def held_out(job: JobFolder, named: NamedModel) -> tuple[list[dict[str, str]], s
     if new:
         return new, "labelled slides that the model has not seen"
     raise UsageError(
-        f"{folder}: no labelled slide that {named.name} was not made with. Hold some out (`slidemil train`), or "
+        f"{folder}: no labelled slide that {name} was not made with. Hold some out (`slidemil train`), or "
         "predict a job of other slides with labels."
     )
 
@@ -210,11 +218,11 @@ def spoken(found: Mapping[str, Any], which: str) -> list[str]:
         for value, group in values.items():
             figure, said = next(iter(group["figures"].items()))
             lines.append(f"  {column} {value}: {figure} {_shown(said['value'])}, {group['n']} slides")
-    return lines + _spoken_more(found)
+    return lines + spoken_more(found)
 
 
-def _spoken_more(found: Mapping[str, Any]) -> list[str]:
-    """Say comparison, honesty and leakage."""
+def spoken_more(found: Mapping[str, Any]) -> list[str]:
+    """Say comparison, honesty and leakage in lines."""
     lines = []
     if "against" in found:
         other = found["against"]

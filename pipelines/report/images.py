@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from PIL import Image
 
-MOST_BYTES = 20_000_000
-"""All pictures of a page together; the page stays under 30 MB when they are written as base64."""
+MOST_BYTES = 18_000_000
+"""All pictures of a page together: 24 MB as base64, which leaves room under 30 MB for the tables of 2,000 slides."""
 
 
 @dataclass(frozen=True)
@@ -31,30 +31,36 @@ class Picture:
 
 
 class Gallery:
-    """Makes pictures for one page and keeps count of their bytes."""
+    """Makes pictures for one part of the page and keeps count of their bytes.
 
-    def __init__(self) -> None:
+    Args:
+        share: of `MOST_BYTES` that they may take together.
+    """
+
+    def __init__(self, share: float) -> None:
+        self.most = share * MOST_BYTES
         self.bytes = 0
         self.left_out = 0
 
-    def add(self, path: Path, *, width: int, truth: Path | None = None) -> Picture | None:
+    def add(self, path: Path, *, width: int, truth: Path | None = None, quality: int = 80) -> Picture | None:
         """Return the picture at most `width` pixels wide; None where it is damaged or the budget is spent.
 
         Args:
             path: PNG or JPEG.
             width: Of the picture in the page, in pixels.
             truth: GeoJSON of the true region, drawn over a heatmap that says where the slide lies in it.
+            quality: of the JPEG.
         """
         from PIL import Image
 
-        if self.bytes >= MOST_BYTES:
+        if self.bytes >= self.most:
             self.left_out += 1
             return None
         try:
             with Image.open(path) as image:
                 outline = _outline(image.info, truth) if truth is not None else ()
-                data, size = _small(image, width)
                 view = image.size
+                data, size = _small(image, width, quality)
         except (OSError, ValueError, Image.DecompressionBombError):
             return None
         self.bytes += len(data)
@@ -62,16 +68,17 @@ class Gallery:
         return Picture(uri, size[0], size[1], outline, view)
 
 
-def _small(image: Image.Image, width: int) -> tuple[bytes, tuple[int, int]]:
+def _small(image: Image.Image, width: int, quality: int) -> tuple[bytes, tuple[int, int]]:
     """Return JPEG bytes of the picture at most `width` wide, and its size."""
     from PIL import Image
 
+    image.draft("RGB", (2 * width, 2 * width))  # a JPEG is decoded no larger than needed
     shown = image.convert("RGB")
     if shown.width > width:
         size = (width, max(1, round(shown.height * width / shown.width)))
         shown = shown.resize(size, Image.Resampling.LANCZOS)
     out = io.BytesIO()
-    shown.save(out, "JPEG", quality=80)
+    shown.save(out, "JPEG", quality=quality, optimize=True)
     return out.getvalue(), shown.size
 
 

@@ -23,8 +23,20 @@ class Model:
     config: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     predictions: list[Row] = field(default_factory=list)
+    table: str = "slides.csv"
+    """Name of the table that `predictions` are from."""
     heatmaps: dict[str, Path] = field(default_factory=dict)
     top: dict[str, Path] = field(default_factory=dict)
+    overlays: dict[str, Path] = field(default_factory=dict)
+    """Grad-CAM over the top tiles."""
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    explained: list[Row] = field(default_factory=list)
+    """What the methods are worth, as `slidemil heatmap --compare` found."""
+    members: list[str] = field(default_factory=list)
+    """Of an ensemble, or of a cross-validation."""
+    threshold: float | None = None
+    folder: Path = Path()
+    """With the prediction tables."""
 
     @property
     def classes(self) -> list[str]:
@@ -50,7 +62,11 @@ class JobFacts:
     truth: dict[str, Path]
     demo: dict[str, Any]
     run: dict[str, Any]
+    runs: list[dict[str, Any]]
+    """Runs that made something, oldest first."""
     passport: dict[str, Any]
+    passports: dict[str, dict[str, Any]]
+    """Folder of features → how they were made."""
     problems: list[str]
 
 
@@ -61,6 +77,7 @@ def read_job(job: Path) -> JobFacts:
         job: The folder; any part of it may be missing.
     """
     problems: list[str] = []
+    passports = _passports(job, problems)
     models = _models(job, problems)
     return JobFacts(
         settings=_yaml(job / "job.yaml", problems),
@@ -72,7 +89,9 @@ def read_job(job: Path) -> JobFacts:
         truth=_files(job / "truth", ".geojson"),
         demo=_json(job / "demo.json", problems),
         run=_run(job / "runs", problems),
-        passport=_passport(job, models, problems),
+        runs=_runs(job / "runs"),
+        passport=_passport(models, passports),
+        passports=passports,
         problems=problems,
     )
 
@@ -91,18 +110,43 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _models(job: Path, problems: list[str]) -> list[Model]:
+    """Return the models, those that predicted first; members of an ensemble only where they did something alone."""
     names = {path.name for kind in ("models", "predictions", "heatmaps") for path in _folders(job / kind)}
-    return [
-        Model(
-            name=name,
-            config=_json(job / "models" / name / "config.json", problems),
-            metrics=_json(job / "models" / name / "metrics.json", problems),
-            predictions=_table(job / "predictions" / name / "slides.csv", problems),
-            heatmaps=_files(job / "heatmaps" / name, ".png"),
-            top=_files(job / "heatmaps" / name / "top", ".jpg"),
-        )
-        for name in sorted(names)
-    ]
+    found = [_model(job, name, problems) for name in sorted(names)]
+    inside = {name for model in found for name in model.members}
+    kept = [model for model in found if model.predictions or model.heatmaps or model.name not in inside]
+    return sorted(kept, key=lambda model: (not model.predictions, model.name))
+
+
+def _model(job: Path, name: str, problems: list[str]) -> Model:
+    folder, pictures = job / "predictions" / name, job / "heatmaps" / name
+    members = _members(job / "models" / name, problems)
+    configs = [_json(job / "models" / one / "config.json", problems) for one in members or [name]]
+    cuts = [config["threshold"] for config in configs if isinstance(config.get("threshold"), int | float)]
+    table = "slides.csv" if (folder / "slides.csv").is_file() else "folds.csv"
+    return Model(
+        name=name,
+        config=configs[0],
+        metrics=_json(job / "models" / name / "metrics.json", problems),
+        predictions=_table(folder / table, problems),
+        table=table,
+        heatmaps=_files(pictures, ".png"),
+        top=_files(pictures / "top", ".jpg"),
+        overlays=_files(pictures / "gradcam_tiles", ".jpg"),
+        evaluation=_json(folder / "evaluation.json", problems),
+        explained=_table(pictures / "methods.csv", problems),
+        members=members,
+        threshold=sum(cuts) / len(cuts) if cuts else None,
+        folder=folder,
+    )
+
+
+def _members(folder: Path, problems: list[str]) -> list[str]:
+    """Return the names of the models that a folder stands for; a name is never a path."""
+    names = _json(folder / "ensemble.json", problems).get("members")
+    if not isinstance(names, list):
+        return []
+    return [name for name in names if isinstance(name, str) and Path(name).name == name]
 
 
 def _run(folder: Path, problems: list[str]) -> dict[str, Any]:
@@ -119,26 +163,45 @@ def _run(folder: Path, problems: list[str]) -> dict[str, Any]:
         rates = record.get("rates") or (outcome.get("rates") if isinstance(outcome, Mapping) else None)
         newest = newest or record
         if rates:
-            return {**newest, "rates": rates, "bottleneck": record.get("bottleneck") or ""}
+            told: dict[str, Any] = {key: record[key] for key in ("cores", "versions") if key in record}
+            return {**newest, **told, "rates": rates, "bottleneck": record.get("bottleneck") or ""}
     return newest
 
 
-def _passport(job: Path, models: list[Model], problems: list[str]) -> dict[str, Any]:
-    """Return the encoder passport: that of a model, else that of the first feature file."""
-    for model in models:
-        passport = model.config.get("encoder")
-        if isinstance(passport, dict):
-            return passport
-    for path in sorted(job.glob("*/features_*/*.h5"))[:1]:
-        from pipelines.files import open_h5
+_MADE = ("extract", "run", "train", "evaluate", "predict", "heatmap")
+"""Verbs whose runs are told. `report` is none of them: the page would tell of itself, and be another each time."""
 
+
+def _runs(folder: Path) -> list[dict[str, Any]]:
+    """Return the records of runs that made something; torn ones are named where the newest is looked for."""
+    found = [_json(path, []) for path in sorted(folder.glob("*.json"))]
+    return [record for record in found if record.get("verb") in _MADE]
+
+
+def _passport(models: list[Model], passports: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return the encoder passport: that of a model, else that of the first features."""
+    of_models = (model.config.get("encoder") for model in models)
+    return next((one for one in of_models if isinstance(one, dict)), next(iter(passports.values()), {}))
+
+
+def _passports(job: Path, problems: list[str]) -> dict[str, dict[str, Any]]:
+    """Return how the features of each folder were made, as its first file says."""
+    from pipelines.files import open_h5
+
+    found = {}
+    for folder in sorted(job.glob("*/features_*")):
+        path = min(folder.glob("*.h5"), default=None)
+        if path is None:
+            continue
         try:
             with open_h5(path) as file:
-                found = json.loads(file.attrs.get("encoder_passport", "{}"))
-            return found if isinstance(found, dict) else {}
+                told = json.loads(file.attrs.get("encoder_passport", "{}"))
         except (OSError, ValueError, TypeError) as error:
             problems.append(f"{path.name}: could not be read ({error})")
-    return {}
+            continue
+        if isinstance(told, dict):
+            found[f"{folder.parent.name}/{folder.name}"] = told
+    return found
 
 
 def _folders(path: Path) -> list[Path]:

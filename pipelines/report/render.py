@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from pathlib import Path
 from typing import Any
 
-from pipelines.config import ARTIFACTS
-
-from .charts import roc_svg
+from .card import licence_rows, run_card, run_rows
+from .charts import curve_charts, roc_chart
 from .images import Gallery
+from .looks import contact_sheet, errors_of, heatmaps_of, quality_sheet
 from .read import JobFacts, Model, Row, read_job
+from .results import Results, results_of
 from .tell import (
     encoder_pairs,
     failed,
@@ -23,15 +26,15 @@ from .tell import (
     rate_rows,
     result_pairs,
     settings_pairs,
+    spread,
 )
 
-MOST_PREDICTIONS = 400
-MOST_HEATMAPS = 36
-MOST_TOP = 12
-MOST_CONTOURS = 120
-MOST_QUALITY = 24
-_FLAGGED = 0.01
-MOST_FAILED = 300
+MOST_PREDICTIONS = 5000
+MOST_FAILED = 2000
+MOST_RESULTS = 6
+"""Models whose figures and pictures are shown; of the others there is a line each."""
+_ERRORS, _UNSURE, _HEATMAPS, _SHEET, _QUALITY = 0.28, 0.08, 0.22, 0.36, 0.05
+"""Shares of the bytes that the pictures of each part may take."""
 
 
 def render(job: Path) -> bytes:
@@ -44,6 +47,7 @@ def render(job: Path) -> bytes:
         job: The job folder.
     """
     import jinja2
+    from markupsafe import Markup
 
     here = Path(__file__).parent
     environment = jinja2.Environment(
@@ -55,24 +59,40 @@ def render(job: Path) -> bytes:
     )
     environment.filters["number"] = number
     environment.filters["interval"] = interval
-    page = environment.get_template("page.html").render(_context(read_job(job)))
+    environment.filters["spread"] = spread
+    script = (here / "page.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    own = {"script": Markup(script), "script_hash": digest}  # noqa: S704 - a file of ours, nothing is put into it
+    page = environment.get_template("page.html").render(_context(read_job(job)) | own)
     return page.encode("utf-8", "replace")
 
 
 def _context(facts: JobFacts) -> dict[str, Any]:
     """Return what the template shows."""
-    gallery = Gallery()
-    models = [_model(model, facts, gallery) for model in facts.models]
-    main = facts.models[0] if facts.models else None
+    shown = facts.models[:MOST_RESULTS]
+    sheets = {"sheet": Gallery(_SHEET), "quality": Gallery(_QUALITY)}
+    models, left_out = [], 0
+    drawn = max(1, sum(bool(model.heatmaps) for model in shown))
+    for model in shown:
+        part = 1 / drawn if model.heatmaps else 0.2 / len(shown)  # outlines stand in for heatmaps
+        shares = {"errors": _ERRORS, "unsure": _UNSURE, "heatmaps": _HEATMAPS}
+        galleries = {name: Gallery(share * part) for name, share in shares.items()}
+        models.append(_model(model, facts, galleries))
+        left_out += sum(gallery.left_out for gallery in galleries.values())
     slides = facts.slides or facts.manifest
-    return {
+    lost = failed(facts)
+    context = {
         "demo": facts.demo,
+        "card": run_card(facts),
+        "runs": run_rows(facts),
+        "licences": licence_rows(facts),
         "steps": funnel(facts),
         "tiles": sum(_count(row, "n_tiles") for row in facts.slides),
         "missing": sum(_count(row, "n_missing") for row in facts.slides),
         "models": models,
-        "failed": failed(facts)[:MOST_FAILED],
-        "n_failed": len(failed(facts)),
+        "other_models": [model.name for model in facts.models[MOST_RESULTS:]],
+        "failed": lost[:MOST_FAILED],
+        "n_failed": len(lost),
         "warned": [row for row in facts.slides if row.get("warning")][:MOST_FAILED],
         "rates": rate_rows(facts.run),
         "bottleneck": str(facts.run.get("bottleneck") or ""),
@@ -80,39 +100,60 @@ def _context(facts: JobFacts) -> dict[str, Any]:
         "settings": settings_pairs(facts),
         "encoder": encoder_pairs(facts.passport),
         "versions": sorted((str(k), str(v)) for k, v in dict(facts.run.get("versions") or {}).items()),
-        "contours": _contours(facts, gallery),
+        "contours": contact_sheet(facts, sheets["sheet"]),
         "n_contours": len(facts.contours),
-        "quality": _quality(facts, gallery),
+        "quality": quality_sheet(facts, sheets["quality"]),
         "n_quality": len(facts.quality),
-        "methods": methods(facts, main),
-        "limits": limits(facts, main),
+        "methods": methods(facts),
+        "limits": limits(facts),
         "problems": facts.problems,
-        "left_out": gallery.left_out,
         "n_slides": len(slides),
     }
+    left_out += sum(gallery.left_out for gallery in sheets.values())
+    return context | {"left_out": left_out}
 
 
-def _model(model: Model, facts: JobFacts, gallery: Gallery) -> dict[str, Any]:
+def _model(model: Model, facts: JobFacts, galleries: dict[str, Gallery]) -> dict[str, Any]:
     """Return what the page shows of one model."""
+    results = results_of(model, facts)
     test = model.metrics.get("test") or {}
     validation = model.metrics.get("validation") or {}
     rows = ordered(model)
+    errors = errors_of(model, results, facts, galleries["errors"], galleries["unsure"])
+    seen = [one["row"].get("slide_id", "") for one in (*errors["wrong"], *errors["unsure"])]
     return {
         "name": model.name,
         "classes": model.classes,
+        "members": len(model.members),
+        "results": results,
+        "stored": [] if results is not None else result_pairs(test),
         "test": test,
-        "results": result_pairs(test),
         "validation": result_pairs(validation),
         "n_validation": validation.get("n", "?"),
-        "threshold": test.get("threshold"),
-        "roc": roc_svg(test, model.classes),
-        "confusion": _confusion(test, model.classes),
+        "threshold": model.threshold,
+        "headline": _headline(results, test),
+        "charts": roc_chart(test, model.classes)
+        if results is None
+        else curve_charts(results.points, results.bands, results.parts[0].n if results.parts else 0),
+        "confusion": _confusion(results, test, model.classes),
         "predictions": [_prediction(row, model) for row in rows[:MOST_PREDICTIONS]],
         "n_predictions": len(rows),
-        "n_wrong": sum(is_wrong(row) for row in rows if row.get("split") == "test"),
-        "heatmaps": _heatmaps(model, rows, facts, gallery),
+        "table": model.table,
+        "errors": errors,
+        "heatmaps": heatmaps_of(model, facts, galleries["heatmaps"], seen),
         "n_heatmaps": len(model.heatmaps),
+        "explained": model.explained,
     }
+
+
+def _headline(results: Results | None, test: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the first figure of a model: name, value, ends of its interval, number of slides."""
+    if results is not None and results.parts and results.parts[0].figures:
+        name, value, ends, _ = results.parts[0].figures[0]
+        return {"name": name, "value": value, "ends": ends, "n": results.parts[0].n}
+    if test.get("auc") is not None:
+        return {"name": "AUC", "value": test["auc"], "ends": test.get("auc_interval"), "n": test.get("n", "?")}
+    return None
 
 
 def _prediction(row: Row, model: Model) -> dict[str, Any]:
@@ -122,13 +163,17 @@ def _prediction(row: Row, model: Model) -> dict[str, Any]:
             shares.append(min(max(float(row.get(f"p_{name}") or "nan"), 0.0), 1.0))
         except ValueError:
             shares.append(float("nan"))
-    keys = ("slide_id", "case_id", "label", "pred", "n_tiles", "split", "warning")
-    return {**{key: row.get(key, "") for key in keys}, "shares": shares, "wrong": is_wrong(row)}
+    keys = ("slide_id", "case_id", "label", "pred", "n_tiles", "split", "fold", "warning")
+    return {**{key: row.get(key, "") for key in keys}, "shares": shares, "wrong": is_wrong(row, model)}
 
 
-def _confusion(test: dict[str, Any], classes: list[str]) -> list[dict[str, Any]]:
+def _confusion(results: Results | None, test: dict[str, Any], classes: list[str]) -> list[dict[str, Any]]:
     """Return rows of (true class, cells with count and shade); empty where there is no matrix."""
     matrix = test.get("confusion")
+    if results is not None:
+        if not results.confusion:
+            return []
+        matrix = [[results.confusion.get((true, said), 0) for said in classes] for true in classes]
     if not isinstance(matrix, list) or len(matrix) != len(classes):
         return []
     return [
@@ -138,53 +183,6 @@ def _confusion(test: dict[str, Any], classes: list[str]) -> list[dict[str, Any]]
         }
         for i, (name, row) in enumerate(zip(classes, matrix, strict=True))
     ]
-
-
-def _heatmaps(model: Model, rows: list[Row], facts: JobFacts, gallery: Gallery) -> list[dict[str, Any]]:
-    """Return the heatmaps shown, in the order of the predictions."""
-    known = {row.get("slide_id", ""): row for row in rows}
-    names = [name for name in known if name in model.heatmaps]
-    names += [name for name in model.heatmaps if name not in known]
-    shown = []
-    for place, name in enumerate(names[:MOST_HEATMAPS]):
-        picture = gallery.add(model.heatmaps[name], width=860, truth=facts.truth.get(name))
-        top = None
-        if place < MOST_TOP and name in model.top:
-            top = gallery.add(model.top[name], width=760)
-        if picture is not None:
-            row = _prediction(known.get(name, {"slide_id": name}), model)
-            shown.append({"picture": picture, "top": top, "row": row})
-    return shown
-
-
-def _contours(facts: JobFacts, gallery: Gallery) -> list[dict[str, Any]]:
-    """Return the contact sheet: slides with a warning or a cause first."""
-    odd = {row.get("slide_id", "") for row in facts.slides if row.get("warning") or row.get("cause")}
-    names = sorted(facts.contours, key=lambda name: (name not in odd, name))
-    pictures = ((name, gallery.add(facts.contours[name], width=340)) for name in names[:MOST_CONTOURS])
-    return [{"name": name, "picture": picture, "odd": name in odd} for name, picture in pictures if picture]
-
-
-def _quality(facts: JobFacts, gallery: Gallery) -> list[dict[str, Any]]:
-    """Return the pictures of slides with flagged tissue, most of it first, each with what is flagged."""
-    found = []
-    for row in facts.slides:
-        shares = {name: _share(row, f"{name}_share") for name in ARTIFACTS}
-        told = [f"{name} {share:.1%}" for name, share in shares.items() if share >= _FLAGGED]
-        name = row.get("slide_id", "")
-        if told and name in facts.quality:
-            found.append((-max(shares.values()), name, ", ".join(told)))
-    found.sort()
-    pictures = ((name, told, gallery.add(facts.quality[name], width=340)) for _, name, told in found[:MOST_QUALITY])
-    return [{"name": name, "told": told, "picture": picture} for name, told, picture in pictures if picture]
-
-
-def _share(row: Row, name: str) -> float:
-    try:
-        value = float(row.get(name) or 0)
-    except ValueError:
-        return 0.0
-    return value if 0 <= value <= 1 else 0.0
 
 
 def _count(row: Row, name: str) -> int:

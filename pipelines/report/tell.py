@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -90,10 +91,10 @@ def result_pairs(side: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         ("specificity", "specificity", ""),
         ("Brier score", "brier", ""),
     ]
-    return [(label, number(side.get(key)), _spread(side.get(ends))) for label, key, ends in names if key in side]
+    return [(label, number(side.get(key)), spread(side.get(ends))) for label, key, ends in names if key in side]
 
 
-def _spread(ends: Any) -> str:
+def spread(ends: Any) -> str:
     """Return an interval; one without width says nothing about how sure the figure is."""
     text = interval(ends)
     return "none: all resamples agree" if text and ends[0] == ends[1] else text
@@ -139,39 +140,79 @@ def ordered(model: Model) -> list[Row]:
     side = {"test": 0, "val": 1, "validation": 1, "train": 2}
 
     def key(row: Row) -> tuple[Any, ...]:
-        return (side.get(row.get("split", ""), 3), not is_wrong(row), -_positive(row, model), row.get("slide_id", ""))
+        return (
+            side.get(row.get("split", ""), 3),
+            not is_wrong(row, model),
+            -or_zero(sureness(row)),
+            row.get("slide_id", ""),
+        )
 
     return sorted(model.predictions, key=key)
 
 
-def is_wrong(row: Row) -> bool:
+def names_classes(model: Model) -> bool:
+    """Return whether the answers of a model are classes, which can be right or wrong."""
+    return str(model.config.get("task", "classification")) in ("classification", "ordinal")
+
+
+def is_wrong(row: Row, model: Model) -> bool:
     """Return whether a slide's label is known and another class was predicted."""
-    return bool(row.get("label")) and bool(row.get("pred")) and row["label"] != row["pred"]
+    known = bool(row.get("label")) and bool(row.get("pred"))
+    return known and names_classes(model) and row["label"] != row["pred"]
 
 
-def methods(facts: JobFacts, model: Model | None) -> list[str]:
+def sureness(row: Row) -> float:
+    """Return the probability of the class that was predicted; NaN where there is none."""
+    try:
+        return float(row[f"p_{row['pred']}"])
+    except (KeyError, ValueError):
+        return math.nan
+
+
+def methods(facts: JobFacts) -> list[str]:
     """Return the methods as sentences that can go into a paper."""
     get: dict[str, Any] = {name.rsplit(".", 1)[-1]: value for name, value in _flat(facts.settings)}
+    extract = facts.settings.get("extract")
+    get |= extract if isinstance(extract, Mapping) else {}
+    slidemil = dict(facts.run.get("versions") or {}).get("slidemil")
     out = []
+    if facts.slides:
+        tool = f" with slidemil {slidemil}" if slidemil else " with slidemil"
+        out.append(f"{len(facts.slides)} whole-slide images were processed{tool}.")
     tile, mpp, least = (get.get(name) for name in ("tile", "mpp", "min_tissue"))
     if isinstance(tile, int) and isinstance(mpp, int | float) and isinstance(least, int | float):
+        cut = f" Tissue flagged as {get['exclude']} was cut out." if get.get("exclude") else ""
         out.append(
-            f"Tissue was outlined on a low-resolution picture of each slide. Tiles of {tile} px at {mpp} µm per "
+            f"Tissue was outlined on a low-resolution picture of each slide.{cut} Tiles of {tile} px at {mpp} µm per "
             f"pixel ({tile * mpp:g} µm), {get.get('overlap', 0)} px overlapping, were kept where at least "
             f"{least:.0%} of their area is tissue."
         )
     if facts.passport or "encoder" in get:
         name = facts.passport.get("id", get.get("encoder", "unknown"))
-        stain = get.get("stain", "none")
+        weights, dim = facts.passport.get("weights"), facts.passport.get("dim")
+        what = f" ({dim} values{f', weights: {weights}' if weights else ''})" if dim else ""
+        stain = facts.passport.get("stain", get.get("stain", "none"))
         normalized = "no stain normalization" if stain == "none" else f"{stain} stain normalization, fitted per slide"
-        out.append(f"Each tile was turned into a feature vector by the encoder {name}, with {normalized}.")
-    if model is not None and model.metrics:
+        out.append(f"Each tile was turned into a feature vector by the encoder {name}{what}, with {normalized}.")
+    for model in facts.models[:_MOST_TOLD]:
         out += _training_sentences(model)
+    if any(model.predictions for model in facts.models):
+        out.append(
+            "Intervals are 95 % percentile intervals of a bootstrap that draws whole patients; where all resamples "
+            "agree, those of as many independent patients."
+        )
+    methods_drawn = sorted({row["method"] for model in facts.models for row in model.explained if row.get("method")})
+    if methods_drawn:
+        out.append(
+            f"Explanations ({', '.join(methods_drawn)}) were compared by deletion and insertion of tiles, by their "
+            "agreement between heads trained from other seeds, and against a head of random weights."
+        )
     return out
 
 
-def limits(facts: JobFacts, model: Model | None) -> list[str]:
+def limits(facts: JobFacts) -> list[str]:
     """Return what the reader must not conclude."""
+    model = facts.models[0] if facts.models else None
     out = ["For research only; not a medical device. Nothing here has been validated for diagnosis."]
     if model is not None:
         out.append(
@@ -194,7 +235,21 @@ def limits(facts: JobFacts, model: Model | None) -> list[str]:
     return out
 
 
+_MOST_TOLD = 4
+"""Models whose training the methods tell."""
+
+
 def _training_sentences(model: Model) -> list[str]:
+    if model.members:
+        n = len(model.members)
+        head = model.config.get("head")
+        name = head.get("name", model.name) if isinstance(head, Mapping) else model.name
+        out = [
+            f"{model.name}: {n} multiple-instance heads ({name}) were trained in {n}-fold cross-validation by patient"
+        ]
+        return [f"{out[0]}; each slide was answered by the model that had not seen its patient."]
+    if not model.metrics:
+        return []
     split = model.metrics.get("split")
     head = model.config.get("head")
     name = head.get("name", model.name) if isinstance(head, Mapping) else model.name
@@ -207,9 +262,9 @@ def _training_sentences(model: Model) -> list[str]:
         return f"{n} slides" if n is not None else "some slides"
 
     out = [
-        f"A multiple-instance head ({name}) was trained on {count('train')}; training stopped early on the loss of "
-        f"{count('val' if 'val' in sides else 'validation')}, on which the decision threshold was chosen, too. "
-        "All slides of a patient are on the same side."
+        f"{model.name}: a multiple-instance head ({name}) was trained on {count('train')}; training stopped early on "
+        f"the loss of {count('val' if 'val' in sides else 'validation')}, on which the decision threshold was chosen, "
+        "too. All slides of a patient are on the same side."
     ]
     test = model.metrics.get("test")
     if isinstance(test, Mapping):
@@ -257,12 +312,9 @@ def _above_zero(row: Row, *names: str) -> bool:
     return False
 
 
-def _positive(row: Row, model: Model) -> float:
-    classes = model.classes
-    try:
-        return float(row[f"p_{classes[1]}"]) if len(classes) == 2 else 0.0
-    except (KeyError, ValueError, IndexError):
-        return 0.0
+def or_zero(value: float) -> float:
+    """Return a number, 0 for NaN."""
+    return 0.0 if math.isnan(value) else value
 
 
 def _milliseconds(seconds: Any) -> str:
