@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+VIEWER := pipelines/viewer
 UV := $(shell command -v uv 2>/dev/null || echo $(PYTHON) -m uv)
 
 export SLIDEMIL_SHARED ?= ../shared
@@ -36,6 +37,17 @@ lint: env
 test: env lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
 
+# The one file of the page of `slidemil serve` that is not ours. Only this needs npm.
+viewer: $(VIEWER)/asset/openseadragon.min.js
+
+$(VIEWER)/asset/openseadragon.min.js: $(VIEWER)/web/package.json $(VIEWER)/web/package-lock.json
+	@mkdir -p $(@D) .bench/viewer
+	cp $(VIEWER)/web/package.json $(VIEWER)/web/package-lock.json $(VIEWER)/web/.npmrc .bench/viewer/
+	cd .bench/viewer && npm ci --silent --ignore-scripts
+	cp .bench/viewer/node_modules/openseadragon/LICENSE.txt $(@D)/openseadragon.LICENSE.txt
+	cp .bench/viewer/node_modules/openseadragon/build/openseadragon/openseadragon.min.js $@
+	@touch $@
+
 bench: env
 	-$(MAKE) --no-print-directory --keep-going bench-env
 	$(BIN)/python benchmarks/_run_all.py
@@ -68,4 +80,4 @@ pin:
 	done
 
 clean:
-	rm -rf $(VENV) .bench build dist demo-job
+	rm -rf $(VENV) .bench build dist demo-job $(VIEWER)/asset

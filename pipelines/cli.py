@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from .console import say
-from .verbs import encoders, exchange, job, learn, look, machine, slides, stain
+from .verbs import encoders, exchange, job, learn, look, machine, slides, stain, view
 
 app = typer.Typer(
     name="slidemil",
@@ -34,6 +34,7 @@ for verb in (
     learn.evaluate,
     look.heatmap,
     look.report,
+    view.serve,
     look.status,
     exchange.convert,
     exchange.check,

@@ -30,6 +30,7 @@ def arguments_of(slides: Sequence[Path] | Sources, limit: int | None, shard: str
     told = [str(path) for path in sources.given]
     told += ["--allow-outside"] if sources.outside else []
     told += ["--pseudonymize", str(sources.keyfile)] if sources.keyfile is not None else []
+    told += ["--select", sources.select] if sources.select is not None else []
     told += ["--limit", str(limit)] if limit is not None else []
     told += ["--shard", shard] if shard is not None else []
     return [*told, *(["--offline"] if offline else [])]

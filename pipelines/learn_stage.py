@@ -20,6 +20,7 @@ from .outcome import Said
 from .progress import progress
 from .provenance import Run
 from .records import publish
+from .selection import read_selection
 from .training_table import training_table
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def train(
     splits: Path | None = None,
     clinical: Path | None = None,
     keyfile: Path | None = None,
+    select: str | None = None,
     force: bool = False,
     quiet: bool = False,
 ) -> Said:
@@ -59,9 +61,20 @@ def train(
     check_labels(labels, table, settings.train)
     if settings.train.folds or splits is not None:
         return _cross_validate(
-            job, manifest, table, settings.train, splits, name=name, features=features, force=force, quiet=quiet
+            job,
+            manifest,
+            table,
+            settings.train,
+            splits,
+            name=name,
+            features=features,
+            select=select,
+            force=force,
+            quiet=quiet,
         )
-    return learn_one(job, manifest, table, settings.train, name=name, features=features, force=force, quiet=quiet)
+    return learn_one(
+        job, manifest, table, settings.train, name=name, features=features, select=select, force=force, quiet=quiet
+    )
 
 
 def evaluate(
@@ -114,8 +127,12 @@ def evaluate(
     )
 
 
-def predict(out: Path, model: str, *, features: str | None = None, clinical: Path | None = None) -> Said:
+def predict(
+    out: Path, model: str, *, features: str | None = None, select: str | None = None, clinical: Path | None = None
+) -> Said:
     """Model and features → prediction tables; a model of clinical variables takes them from a table.
+
+    With a selection, of its slides alone.
 
     Raises:
         CheckFailedError: the features were made differently from those the model was trained on.
@@ -136,7 +153,7 @@ def predict(out: Path, model: str, *, features: str | None = None, clinical: Pat
             named, cells=read_labels(clinical, manifest.entries, column=",".join(columns)).cells
         )
     folder = choose_folder(job, features, named.model.config.get("encoder"))
-    loaded = load_features(job, folder, [entry.slide_id for entry in manifest.entries])
+    loaded = load_features(job, folder, _names(manifest, select))
     predictions.check_fits(named, loaded)
     notes = [*notes_on(models, named.cells, sorted(loaded.records)), *loaded.notes]
     before = {row["slide_id"]: row for row in predictions.read_predictions(job, named.name, named.sha256)}
@@ -167,6 +184,7 @@ def learn_one(
     *,
     name: str | None = None,
     features: str | None = None,
+    select: str | None = None,
     force: bool = False,
     quiet: bool = False,
 ) -> Said:
@@ -175,7 +193,7 @@ def learn_one(
     from .feature_sets import choose_folder, load_features
 
     folder = choose_folder(job, features)
-    loaded = load_features(job, folder, [entry.slide_id for entry in manifest.entries])
+    loaded = load_features(job, folder, _names(manifest, select))
     name = safe_name(name or settings.head)
     run = Run(job, "train", {"model": name, "features": folder, **dataclasses.asdict(settings)}, list(labels.notes))
     with run:
@@ -198,6 +216,7 @@ def _cross_validate(
     *,
     name: str | None = None,
     features: str | None = None,
+    select: str | None = None,
     force: bool = False,
     quiet: bool = False,
 ) -> Said:
@@ -205,7 +224,7 @@ def _cross_validate(
     from .feature_sets import choose_folder, load_features
 
     folder = choose_folder(job, features)
-    loaded = load_features(job, folder, [entry.slide_id for entry in manifest.entries])
+    loaded = load_features(job, folder, _names(manifest, select))
     name = safe_name(name or f"{settings.head}_cv")
     folds = cross_validation.deal(loaded, labels, settings, given)
     run = Run(job, "train", {"model": name, "features": folder, **dataclasses.asdict(settings)}, list(labels.notes))
@@ -272,6 +291,12 @@ def _told_of(test: dict[str, Any] | None) -> dict[str, Any] | None:
 
 def _column(rows: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, str]:
     return {slide: str(row[name]) for slide, row in rows.items() if row.get(name)}
+
+
+def _names(manifest: Manifest, select: str | None) -> list[str]:
+    """Name the slides of a job, those of a selection where there is one."""
+    entries = manifest.entries if select is None else read_selection(select).of(manifest.entries)
+    return [entry.slide_id for entry in entries]
 
 
 def _in(job: JobFolder, path: Path) -> str:

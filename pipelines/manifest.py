@@ -74,11 +74,13 @@ class Sources:
         given: folders, slide files, or CSV manifests.
         outside: whether a manifest may name slides that do not lie below its own folder.
         keyfile: the key of `pipelines.pseudonyms`, None where slides keep their names.
+        select: the table of `pipelines.selection` that says which slides are taken, by the names they have in the job.
     """
 
     given: tuple[Path, ...]
     outside: bool = False
     keyfile: Path | None = None
+    select: str | None = None
 
     @property
     def names(self) -> list[str]:

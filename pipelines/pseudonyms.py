@@ -21,7 +21,7 @@ import os
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from .files import json_bytes, sync_folder, write_json
 from .jobfolder import JobFolder
 from .labels import Labels, read_labels
 from .manifest import Manifest, SlideEntry, Sources, find_slides
+from .selection import read_selection
 from .tables import ALIASES
 
 _KIND = "slidemil pseudonyms"
@@ -53,7 +54,8 @@ def slides_of(slides: Sequence[Path] | Sources, job: JobFolder | None) -> Manife
     sources = Sources.of(slides)
     check(job, sources.keyfile)
     found = find_slides(sources)
-    return found if sources.keyfile is None else _renamed(found, sources.keyfile, job)
+    named = found if sources.keyfile is None else _renamed(found, sources.keyfile, job)
+    return named if sources.select is None else replace(named, entries=read_selection(sources.select).of(named.entries))
 
 
 def check(job: JobFolder | None, keyfile: Path | None) -> None:

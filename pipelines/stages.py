@@ -106,19 +106,19 @@ def run(
         rest = f"features of shard {part} only. When all shards have ended: slidemil run … -o {out} without --shard"
         return replace(outcome, text=(*outcome.text, rest))
     manifest = tables.read_manifest(job)
-    folder = str(outcome.more["features"])
+    folder, picked = str(outcome.more["features"]), Sources.of(slides).select
     steps: list[Said] = []
     problem, code = None, ExitCode.DONE
     try:
         if labels is not None:
             keyfile = Sources.of(slides).keyfile
             table = training_table(labels, manifest.entries, target, settings.train, keyfile=keyfile)
-            how: dict[str, Any] = {"name": name, "features": folder, "force": force, "quiet": quiet}
+            how: dict[str, Any] = {"name": name, "features": folder, "select": picked, "force": force, "quiet": quiet}
             learned = learn_one(job, manifest, table, settings.train, **how)
             steps.append(learned)
             model = str(learned.data["model"])
         elif model is not None:
-            steps.append(predict(out, model, features=folder))
+            steps.append(predict(out, model, features=folder, select=picked))
         if model is not None:
             steps.append(_heatmap_if_any(out, model, features=folder, force=force, quiet=quiet))
     except Exception as error:

@@ -34,6 +34,7 @@ from .options import (
     Pseudonymize,
     Quiet,
     Seed,
+    Select,
     ShardOption,
     SlideMpp,
     Slides,
@@ -78,6 +79,7 @@ def extract(
     max_bad_tiles: MaxBad = None,
     store: Store = None,
     dense: Dense = False,
+    select: Select = None,
     limit: Limit = None,
     shard: ShardOption = None,
     allow_outside: Outside = False,
@@ -97,7 +99,7 @@ def extract(
     from pipelines.manifest import Sources
 
     settings = settings_from(config, set_, extract_options(locals()))
-    sources = Sources(tuple(slides), allow_outside, pseudonymize)
+    sources = Sources(tuple(slides), allow_outside, pseudonymize, select)
     outcome = stages.extract(
         sources,
         out,
@@ -146,6 +148,7 @@ def run(
     target: Target = "label",
     epochs: Epochs = None,
     seed: Seed = None,
+    select: Select = None,
     limit: Limit = None,
     shard: ShardOption = None,
     allow_outside: Outside = False,
@@ -167,7 +170,7 @@ def run(
     options = extract_options(locals()) | {"head": snake(head), "epochs": epochs, "seed": seed}
     settings = settings_from(config, set_, options)
     outcome = stages.run(
-        Sources(tuple(slides), allow_outside, pseudonymize),
+        Sources(tuple(slides), allow_outside, pseudonymize, select),
         out,
         settings,
         labels=labels,

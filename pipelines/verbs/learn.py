@@ -28,6 +28,7 @@ from .options import (
     Repeats,
     Search,
     Seed,
+    Select,
     Site,
     Splits,
     Target,
@@ -55,6 +56,7 @@ def train(
     clinical_table: ClinicalTable = None,
     fusion: FusionKind = None,
     features: Features = None,
+    select: Select = None,
     epochs: Epochs = None,
     seed: Seed = None,
     config: Config = None,
@@ -82,6 +84,7 @@ def train(
         name=name,
         target=target,
         features=features,
+        select=select,
         splits=splits,
         clinical=clinical_table,
         keyfile=pseudonymize,
@@ -98,17 +101,18 @@ def predict(
     model: Model,
     clinical_table: ClinicalTable = None,
     features: Features = None,
+    select: Select = None,
     json_: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> int:
-    """Predict every slide of a job.
+    """Predict every slide of a job, or those selected.
 
     Example: slidemil predict job --model gated_abmil
     """
     from pipelines import stages
 
-    result = stages.predict(job, model, features=features, clinical=clinical_table)
+    result = stages.predict(job, model, features=features, select=select, clinical=clinical_table)
     show(result, json_)
     return result.exit_code
 

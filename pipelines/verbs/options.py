@@ -115,6 +115,10 @@ By = Annotated[str | None, typer.Option(help="Columns of --labels, joined by com
 Epochs = Annotated[int | None, typer.Option(help="At most so many epochs.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of split, initial weights and order.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N slides.")]
+Select = Annotated[
+    str | None,
+    typer.Option(help="Only slides accepted in a table: review.csv, review.csv:flag,reject, review.csv:not-reject."),
+]
 ShardOption = Annotated[
     str | None,
     typer.Option("--shard", help="Only part i of n, e.g. 0/8; in a SLURM job array taken from its variables."),

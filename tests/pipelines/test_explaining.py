@@ -17,9 +17,12 @@ from PIL import Image
 
 from mil.explain import METHODS
 from pipelines.comparing import COLUMNS, _other_heads, ranked
+from pipelines.errors import UsageError
 from pipelines.explainable import check_prediction
 from pipelines.heatmap import FRAME_KEY, SIGNED
 from pipelines.heatmap_files import shown_values
+from pipelines.jobfolder import JobFolder
+from pipelines.tables_of_job import read_manifest
 
 QUICK = ("attention", "lrp", "perturbation")
 DRAWN = ("--method", ",".join(QUICK))
@@ -238,6 +241,26 @@ def test_gradcam_on_a_job_with_a_network(with_network):
         assert json.loads(file["gradcam"].attrs["facts"])["features_apart"] < 0.01  # the pixels that were encoded
     assert values.std() > 0
     assert (folder(with_network) / f"gradcam_tiles/{one}.jpg").is_file()
+
+
+def test_the_viewer_explains_a_tile_as_the_heatmap_does(with_network):
+    """The mean of the map of one clicked tile is the tile's value in the file, which was computed with all others."""
+    from pipelines.viewer.cam import TileCam
+
+    one = next(path.stem for path in sorted(with_network.glob("*/features_*/*.h5")))
+    code, said = slidemil_json("heatmap", with_network, "-m", "gated_abmil", "--method", "gradcam,lrp", "--slide", one)
+    assert code == 0, said
+    job = JobFolder(with_network)
+    entry = next(entry for entry in read_manifest(job).entries if entry.slide_id == one)
+    with h5py.File(folder(with_network) / f"{one}.scores.h5") as file:
+        values, places = file["gradcam"][()], file["coords"][()].tolist()
+    cam = TileCam(job)
+    for row in (int(values.argmax()), int(values.argmin())):
+        found = cam.of(entry, "gated_abmil", tuple(places[row]), None)
+        assert len(found["values"]) == found["rows"] * found["columns"]
+        assert np.mean(found["values"]) == pytest.approx(values[row], rel=1e-3, abs=1e-7)
+    with pytest.raises(UsageError, match="no tile at 1, 2"):
+        cam.of(entry, "gated_abmil", (1, 2), None)
 
 
 def test_a_slide_that_moved_is_named_and_other_weights_are_refused(with_network, tmp_path):

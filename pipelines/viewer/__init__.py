@@ -1,0 +1,1 @@
+"""`slidemil serve`: slides, scores and reviews in a browser, through one port of this machine."""

@@ -1,0 +1,102 @@
+"""Grad-CAM of one tile that somebody clicked: the model and the encoder are loaded at the first click, and kept."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipelines.errors import UsageError
+from pipelines.jobfolder import JobFolder
+from pipelines.manifest import SlideEntry
+
+if TYPE_CHECKING:
+    from pipelines.explainable import Means
+    from pipelines.feature_sets import FeatureSet
+    from pipelines.predictions import NamedModel
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """What a model needs to look back into pixels."""
+
+    named: NamedModel
+    features: FeatureSet
+    means: Means
+
+
+@dataclass
+class TileCam:
+    """Grad-CAM maps of single tiles of a job.
+
+    Attributes:
+        job: the job.
+        weights: of the encoder, where they lie elsewhere now.
+    """
+
+    job: JobFolder
+    weights: str | None = None
+    _ready: dict[str, _Ready] = field(default_factory=dict, init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+
+    def of(self, entry: SlideEntry, model: str, place: tuple[int, int], wanted: str | None) -> dict[str, Any]:
+        """Return the map of the tile at a place, signed, on the scale of the whole bag.
+
+        Args:
+            entry: the slide, read where it lies now.
+            model: a name of the job's.
+            place: (x, y) of the tile, level-0 px.
+            wanted: class to explain, None for the one that the model says.
+
+        Raises:
+            UsageError: there is no such tile or class; or the encoder does not reach pixels.
+            wsi.SlideError: the slide cannot be read.
+        """
+        from mil.explain import Reach
+        from mil.explain.gradcam import tile_maps
+        from pipelines.explainable import check_class, target_of
+        from pipelines.feature_sets import bag_of
+        from pipelines.reread import SlideTiles
+
+        with self._lock:  # one at a time: a graph through the encoder takes all cores by itself
+            ready = self._get(model)
+            check_class(ready.named, wanted)
+            if entry.slide_id not in ready.features:
+                raise UsageError(f"{entry.slide_id}: it has no features yet, so no tile of it can be explained.")
+            file = ready.features.read(entry.slide_id)
+            rows = np.flatnonzero((file.xy == np.array(place)).all(axis=1))
+            if not len(rows):
+                raise UsageError(f"{entry.slide_id}: no tile at {place[0]}, {place[1]}.")
+            row, bag = int(rows[0]), bag_of(file)
+            target = target_of(ready.named, wanted, ready.named.answer(bag))
+            tiles = SlideTiles(entry, file, [row]).all()
+            (found,) = tile_maps(ready.named.model.head, bag, target, [row], Reach(ready.means.encoder, tiles))
+        return {
+            "rows": found.shape[0],
+            "columns": found.shape[1],
+            "values": [float(value) for value in found.ravel()],
+            "class": ready.named.model.classes[target],
+            "footprint": list(file.footprint),
+        }
+
+    def _get(self, model: str) -> _Ready:
+        from pipelines import tables_of_job as tables
+        from pipelines.explainable import choose_methods, means_of
+        from pipelines.feature_sets import choose_folder, load_features
+        from pipelines.predictions import check_fits, find_model
+
+        slides = [entry.slide_id for entry in tables.read_manifest(self.job).entries]
+        if model in self._ready:  # slides may have come since
+            known = self._ready[model]
+            return replace(known, features=load_features(self.job, known.features.folder.as_posix(), slides))
+        if not self.job.model(model).is_dir():
+            raise UsageError(f"the model {model} is not in this job: its tiles cannot be explained anew.")
+        named = find_model(self.job, model)
+        features = load_features(self.job, choose_folder(self.job, None, named.model.config.get("encoder")), slides)
+        check_fits(named, features)
+        means = means_of(self.job, features, self.weights, offline=True)
+        choose_methods(["gradcam"], named, means)  # says what is lacking, and the mend
+        self._ready[model] = _Ready(named, features, means)
+        return self._ready[model]
