@@ -9,7 +9,7 @@ UV := $(shell command -v uv 2>/dev/null || echo $(PYTHON) -m uv)
 export SLIDEMIL_SHARED ?= ../shared
 
 # Peers of the benchmarks, one environment per group that gets along; what needs a CUDA device is left out of cuCIM's.
-PEERS := readers cucim hs2p stain lazyslide slide2vec mil
+PEERS := readers cucim hs2p stain lazyslide slide2vec mil survival
 CUDA_ONLY := cuda-bindings cuda-pathfinder cuda-toolkit cupy-cuda12x nvidia-cublas-cu12 nvidia-cuda-nvrtc-cu12 \
 	nvidia-cuda-runtime-cu12 nvidia-cufft-cu12 nvidia-curand-cu12 nvidia-cusolver-cu12 nvidia-cusparse-cu12 \
 	nvidia-nvimgcodec-cu12 nvidia-nvjitlink-cu12

@@ -19,7 +19,7 @@ def main() -> int:
         ("Stress", "make stress", "STRESS.md") if stress else ("Benchmarks", "make bench", "RESULTS.md")
     )
     sections, code = [f"# {title}: figures beside goals\n", f"Made by `{command}`.\n"], 0
-    for script in (one for one in sorted(HERE.glob("[a-z]*.py")) if one.stem.startswith("stress_") == stress):
+    for script in scripts(stress):
         print(f"{script.name} …", file=sys.stderr, flush=True)
         output, trouble = run(script, quick)
         sys.stdout.write(output)
@@ -31,6 +31,12 @@ def main() -> int:
     if not quick:
         (HERE / page).write_text("\n".join(sections), encoding="utf-8")
     return code
+
+
+def scripts(stress: bool) -> list[Path]:
+    """The stress tests, or everything else and then the reference results."""
+    mine = [one for one in sorted(HERE.glob("[a-z]*.py")) if one.stem.startswith("stress_") == stress]
+    return mine if stress else mine + sorted(HERE.glob("references/[a-z]*.py"))
 
 
 def run(script: Path, more: list[str]) -> tuple[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 BENCHMARKS = ROOT / "benchmarks"
 SCRIPTS = sorted(path.name for path in BENCHMARKS.glob("[a-z]*.py"))
+REFERENCES = sorted(path.name for path in BENCHMARKS.glob("references/[a-z]*.py"))
 
 
 @pytest.mark.slow
@@ -41,6 +43,30 @@ def test_a_quick_round_ends_with_the_summary(script):
         asked = {"half224", "half256", "half512", "native224", "native256"}
         assert {f"{case}_of_limit" for case in asked} <= set(summary["figures"])
         assert "half224_over_best" in summary["short"], "there is no best without pyvips, cucim and hs2p"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", REFERENCES)
+def test_a_quick_round_of_a_reference_ends_with_the_summary(script, monkeypatch, capsys):
+    """In this process, which has loaded what they need."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.syspath_prepend(str(BENCHMARKS / "references"))
+    monkeypatch.setattr(sys, "argv", [script, "--quick"])
+    runpy.run_path(str(BENCHMARKS / "references" / script), run_name="__main__")
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    summary = lines[-1]
+    assert set(summary) == {"bench", "figures", "goals", "short", "how"}
+    assert summary["bench"] == Path(script).stem
+    assert summary["figures"]
+    assert set(summary["short"]) <= set(summary["goals"])
+    if script == "torchmil_agreement.py":
+        assert summary["short"] == []
+
+
+def test_make_bench_runs_the_references_too(benchmark_module):
+    scripts = benchmark_module("_run_all").scripts
+    assert {path.name for path in scripts(stress=False)} >= {*REFERENCES, "mil_speed.py"}
+    assert {path.stem.startswith("stress_") for path in scripts(stress=True)} == {True}
 
 
 def test_a_goal_without_the_peers_it_names_is_short(benchmark_module, capsys):

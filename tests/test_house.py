@@ -128,7 +128,7 @@ def test_every_verb_has_an_example():
 
 
 def test_no_test_or_benchmark_shadows_a_module():
-    for path in [*ROOT.glob("benchmarks/*.py"), *ROOT.glob("tests/**/*.py")]:
+    for path in [*ROOT.glob("benchmarks/**/*.py"), *ROOT.glob("tests/**/*.py")]:
         assert path.stem not in sys.stdlib_module_names, path
         assert path.stem not in PACKAGES, path
     assert not list(ROOT.glob("tests/**/__init__.py"))
