@@ -51,9 +51,9 @@ def create_encoder(
     """Build an encoder.
 
     Args:
-        id: "descriptors" (embedded, no weights), a name of the registry such as "uni_v1", any timm name such as
-            "resnet18" or "vit_small_patch16_224", with or without a tag, "local-dir:FOLDER" (a folder that timm
-            saved), or "hf-hub:OWNER/REPO".
+        id: "descriptors" (embedded, no weights), "slidemil-compact" (a small network that comes with its
+            weights), another name of the registry such as "uni_v1", any timm name such as "resnet18", with or without
+            a tag, "local-dir:FOLDER" (a folder that timm saved), or "hf-hub:OWNER/REPO".
         weights: a `.safetensors` or torch file, "local-dir:FOLDER", or "random" (or "random:SEED", for tests; the
             passport says so). None takes the hub cache, then the hub where there is a network.
         device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1" …

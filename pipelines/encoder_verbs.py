@@ -26,9 +26,7 @@ def list_encoders(*, commercial_only: bool = False) -> Said:
     from mil.encoders.registry import registry
 
     rows = [entry for entry in registry().values() if entry.commercial == "yes" or not commercial_only]
-    table: list[tuple[str, ...]] = [
-        ("descriptors", "159", "", "any", "yes", "no", "classical descriptors, no weights (the default)")
-    ]
+    table: list[tuple[str, ...]] = [_DEFAULT]
     table += [_row(entry) for entry in rows]
     lines = _aligned([_COLUMNS, *table])
     lines.append("Besides: every network of timm by its name, local-dir:FOLDER and hf-hub:OWNER/REPO.")

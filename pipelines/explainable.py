@@ -188,6 +188,6 @@ def _no_pixels(name: str, means: Means) -> str:
         )
     return (
         f"--method {name} reaches pixels: the encoder ({means.encoder.id}) has to be a network. Extract with one, e.g. "
-        "`slidemil extract SLIDES -o JOB --encoder resnet18 --weights FILE`, or take lrp, perturbation or "
+        "`slidemil extract SLIDES -o JOB --encoder slidemil-compact`, or take lrp, perturbation or "
         "integrated_gradients, which stay with the features."
     )

@@ -16,6 +16,7 @@ from torch import nn
 
 from mil.errors import UnknownEncoderError, WeightsError, did_you_mean
 
+from . import compact
 from . import weights as store
 from .network import Network
 from .preprocess import Preprocessing
@@ -54,6 +55,8 @@ def backbone_of(entry: Entry, **changes: Any) -> nn.Module:
             f"{entry.id}: needs {entry.code}, which slidemil does not run. Extract with a tool that carries it, and "
             f"bring the features in with `slidemil convert`."
         )
+    if entry.arch == compact.ARCHITECTURE:
+        return compact.Compact(**changes)
     arguments: dict[str, Any] = {**entry.args, **changes}
     if entry.swiglu:
         arguments |= {"mlp_layer": SwiGLUPacked, "act_layer": nn.SiLU}
@@ -75,11 +78,13 @@ def preprocessing_of(entry: Entry) -> Preprocessing:
 
 
 def fetch(entry: Entry) -> Path:
-    """Return a row's weight file from the hub cache, else from the hub.
+    """Return a row's weight file: the one that comes with slidemil, else from the hub cache, else from the hub.
 
     Raises:
         WeightsError: not there, not reachable, or not allowed; says what to do.
     """
+    if entry.shipped is not None:
+        return entry.shipped
     if not entry.repo or not entry.files:
         raise WeightsError(f"{entry.id}: its weights are not on the hub. {store.WAYS}.")
     try:

@@ -70,3 +70,14 @@ def arithmetic(precision: str, device: str) -> Iterator[None]:
         if precision != "fp32":
             stack.enter_context(torch.autocast(kind, dtype=_DTYPES[precision]))
         yield
+
+
+@contextlib.contextmanager
+def in_float32(device: str) -> Iterator[None]:
+    """Compute in float32 whatever is switched on around it."""
+    kind = device.partition(":")[0]
+    if not torch.amp.is_autocast_available(kind):  # a device without memory, on which shapes are looked at
+        yield
+        return
+    with torch.autocast(kind, enabled=False):
+        yield

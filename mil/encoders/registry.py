@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 TABLE = Path(__file__).with_name("registry.toml")
+EMBEDDED = Path(__file__).with_name("embedded")
+"""Weights that come with slidemil, each beside its model card."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Entry:
         repo: on the Hugging Face hub; empty where it is not there.
         files: names its weights have there, the first that exists is taken.
         names: what other tools call the same numbers.
-        arch: the network that timm builds; empty where timm cannot.
+        arch: the network that timm builds, or slidemil itself; empty where neither can.
         args: of that network.
         swiglu: its MLPs are SwiGLU, which no JSON can say.
         norm_eps: of its layer norms, where timm's default is another.
@@ -77,8 +79,13 @@ class Entry:
 
     @property
     def buildable(self) -> bool:
-        """Whether timm builds it."""
+        """Whether timm or slidemil builds it."""
         return not self.code
+
+    @property
+    def shipped(self) -> Path | None:
+        """Its weights, where they come with slidemil."""
+        return EMBEDDED / self.files[0] if self.files and not self.repo else None
 
     @property
     def page(self) -> str:

@@ -187,7 +187,7 @@ class TimmEncoder:
         entry = self.entry
         return {
             "id": self.id,
-            "kind": "timm",
+            "kind": "slidemil" if entry and entry.shipped else "timm",
             "weights": self.source.name,
             "weights_sha256": self.source.sha256,
             "revision": self.source.revision,

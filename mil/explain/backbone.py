@@ -50,7 +50,7 @@ class Backbone:
             name = getattr(encoder, "id", "none was given")
             raise NotDifferentiableError(
                 f"the encoder ({name}) is no network that can be differentiated: no method that reaches pixels works "
-                "with it. Extract with a network, e.g. --encoder resnet18 --weights FILE, or take a method that stays "
+                "with it. Extract with a network, e.g. --encoder slidemil-compact, or take a method that stays "
                 "with the features: lrp, perturbation, integrated_gradients."
             )
         tiles = min(int(getattr(encoder, "batch_size", 0)) or MOST_TILES, MOST_TILES)

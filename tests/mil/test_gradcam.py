@@ -130,7 +130,7 @@ def test_descriptors_are_refused_with_the_mend():
     descriptors = create_encoder("descriptors")
     head = create_head("gated_abmil", descriptors.dim, 2)
     bag = Bag.from_list([np.zeros((2, descriptors.dim), np.float32)])
-    with pytest.raises(NotDifferentiableError, match="--encoder resnet18"):
+    with pytest.raises(NotDifferentiableError, match="--encoder slidemil-compact"):
         explain("gradcam", head, bag, 1, encoder=descriptors, tiles=tiles(2))
 
 

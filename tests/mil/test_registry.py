@@ -61,6 +61,7 @@ SHAPES = {
     "gpfm": (1024, 24, 14, 4096, 4096, 257, True),
     "mstar": (1024, 24, 16, 4096, 4096, 197, True),
 }
+OTHERS = ("resnet50-trunc", "slidemil-compact")  # no transformers; the latter is counted in test_compact.py
 REGISTERS = {"uni_v2": 8, "virchow2": 4, "hoptimus0": 4, "h0-mini": 4, "openmidnight": 4, "kaiko-vitl14": 4}
 
 
@@ -84,7 +85,7 @@ def test_each_row_builds_what_it_states(name):
     with torch.device("meta"):
         network = build.network_of(entry, build.backbone_of(entry))
     assert sum(p.numel() for p in network.parameters()) == entry.parameters
-    assert name == "resnet50-trunc" or closed_form(name) == entry.parameters
+    assert name in OTHERS or closed_form(name) == entry.parameters
     assert network.prefix_tokens == entry.prefix_tokens
     tile = torch.zeros(1, 3, entry.size, entry.size, device="meta")
     assert network(tile).shape == (1, entry.dim)
@@ -264,6 +265,7 @@ def test_offline_no_socket_is_opened_by_any_row():
         run = CliRunner().invoke
         assert run(app, ["encoders", "list", "--offline"]).exit_code == 0
         assert run(app, ["encoders", "show", "uni_v2", "--offline"]).exit_code == 0
+        assert run(app, ["encoders", "verify", "slidemil-compact", "--offline"]).exit_code == 0
         for verb in (["encoders", "pull"], ["encoders", "verify"]):
             for name in ("gpfm", "resnet18", "kaiko-vits16"):
                 done = run(app, [*verb, name, "--offline"])

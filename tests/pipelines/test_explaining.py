@@ -147,7 +147,7 @@ def test_the_order_of_the_methods_asked_for_changes_no_byte(finished, tmp_path):
     ("arguments", "words"),
     [
         (["--method", "lpr"], "lrp"),
-        (["--method", "gradcam"], "--encoder resnet18"),
+        (["--method", "gradcam"], "--encoder slidemil-compact"),
         (["--method", "rollout"], "does not support it. It supports attention"),
         (["--class", "tumour"], "negative, positive"),
         (["--slide", "nobody"], "no such slide"),
