@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import wsi
 from pipelines.manifest import SlideEntry
-from wsi.address import RemotePath
+from wsi.remote_path import RemotePath
 
 from .pyramid import Zoomed
 
