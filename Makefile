@@ -7,6 +7,8 @@ VIEWER := pipelines/viewer
 UV := $(shell command -v uv 2>/dev/null || echo $(PYTHON) -m uv)
 
 export SLIDEMIL_SHARED ?= ../shared
+# Where images forbid byte code, each of the hundreds of processes of the tests would compile torch and timm anew (6 s).
+unexport PYTHONDONTWRITEBYTECODE
 
 # Peers of the benchmarks, one environment per group that gets along; what needs a CUDA device is left out of cuCIM's.
 PEERS := readers cucim hs2p stain lazyslide slide2vec mil survival
