@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 START, END = b"\xff\xd8", b"\xff\xd9"
+_SPARE = 64
+"""Bytes that may follow the end of a JPEG, beside zeros: some writers fill tiles up."""
 _ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"
 """The marker that names a stream's colors, but for its last byte."""
 _FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -68,3 +70,8 @@ def shared_part(tables: bytes) -> bytes:
 def color_marker(colour: Literal["rgb", "ycbcr"]) -> bytes:
     """Return the Adobe marker that names the colors of a stream which is silent about them."""
     return _ADOBE + (b"\0" if colour == "rgb" else b"\1")
+
+
+def has_end(data: bytes | bytearray | memoryview) -> bool:
+    """Say whether a JPEG was written to its end; zeros and a few other bytes may follow it."""
+    return END in bytes(data[-_SPARE:]) or END in bytes(data).rstrip(b"\0")[-_SPARE:]

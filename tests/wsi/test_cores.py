@@ -24,6 +24,23 @@ def test_cgroup_v2(tmp_path, text, cores):
     assert available_cores(cgroup=tmp_path) == cores
 
 
+@pytest.mark.parametrize(
+    ("path", "quotas", "cores"),
+    [
+        ("/user.slice/run.scope", {"user.slice/run.scope": "200000"}, 2),
+        ("/user.slice/run.scope", {"user.slice": "300000", "user.slice/run.scope": "max"}, 3),
+        ("/../other", {"other": "100000"}, 8),
+    ],
+)
+def test_the_least_quota_of_the_groups_that_a_process_is_in(tmp_path, path, quotas, cores):
+    mine = tmp_path / "mine"
+    mine.write_text(f"0::{path}\n")
+    for folder, quota in quotas.items():
+        (tmp_path / "fs" / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "fs" / folder / "cpu.max").write_text(f"{quota} 100000")
+    assert available_cores(cgroup=tmp_path / "fs", mine=mine) == cores
+
+
 @pytest.mark.parametrize(("quota", "cores"), [("-1", 8), ("300000", 3)])
 def test_cgroup_v1(tmp_path, quota, cores):
     (tmp_path / "cpu").mkdir()

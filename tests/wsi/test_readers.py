@@ -212,6 +212,31 @@ def test_a_jpeg_that_the_decoder_would_only_warn_about_is_an_error(tmp_path, har
         assert slide.read(256, 256, 100, 100).shape == (100, 100, 3)
 
 
+@pytest.mark.parametrize("spare", [60, 63, 1000])
+def test_zeros_behind_a_jpeg_are_no_damage(tmp_path, spare):
+    whole, padded = tmp_path / "whole.svs", tmp_path / "padded.svs"
+    write_aperio(whole, picture(256, 256))
+    with tifffile.TiffFile(whole) as tiff:
+        page = tiff.pages[0]
+        place, count = page.dataoffsets[0], page.databytecounts[0]
+        offset, counted = page.tags["TileOffsets"].valueoffset, page.tags["TileByteCounts"].valueoffset
+    data = bytearray(whole.read_bytes())
+    data[offset : offset + 4] = len(data).to_bytes(4, "little")
+    data[counted : counted + 4] = (count + spare).to_bytes(4, "little")
+    padded.write_bytes(data + data[place : place + count] + bytes(spare))
+    for reader in (wsi.open_slide, TiffSlide):
+        with reader(whole) as one, reader(padded) as other:
+            assert (one.read(0, 0, 256, 256) == other.read(0, 0, 256, 256)).all()
+    with wsi.open_slide(padded) as slide:
+        assert slide.native is not None
+
+
+def test_a_hexadecimal_pixel_size_is_not_believed(tmp_path):
+    with wsi.open_slide(write_aperio(tmp_path / "hex.svs", picture(256, 256), mpp="0x1p-1")) as slide:
+        assert slide.reader.startswith("openslide")
+        assert slide.mpp is None
+
+
 def test_a_file_replaced_while_it_is_read_is_noticed(tmp_path, file):
     path = tmp_path / "swap.tif"
     path.write_bytes(file.read_bytes())

@@ -14,7 +14,7 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-from wsi.jpeg_header import END, START, read_header
+from wsi.jpeg_header import START, has_end, read_header
 from wsi.readers.codecs import WORKING_BYTES, Codec
 from wsi.sources import ByteSource
 
@@ -101,7 +101,7 @@ class NativeLevel:
         room, seen = self.room, self._seen  # the tiles of a level differ in their pixels, rarely in their headers
         if seen is None or data[room : room + len(seen[0])] != seen[0]:
             seen = self._seen = self._look_at(bytes(data[room:]))
-        if END not in bytes(data[max(room, len(data) - 64) :]):
+        if not has_end(memoryview(data)[room:]):
             raise ValueError("the JPEG has no end: it is cut short or overwritten")
         begin = room + len(START) - len(seen[1])
         data[begin : begin + len(seen[1])] = seen[1]

@@ -6,6 +6,7 @@ read is tried once more there: a damaged tile costs itself and nothing else.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ _PROPERTIES = (
     openslide.PROPERTY_NAME_OBJECTIVE_POWER,
     "openslide.mpp-x",
     "openslide.mpp-y",
+    "aperio.MPP",
     "openslide.bounds-x",
     "openslide.bounds-y",
     "openslide.bounds-width",
@@ -46,7 +48,7 @@ class OpenSlideSlide(BaseSlide):
         levels = _levels(handle.level_dimensions)
         self._native = tuple(levels)
         power = pixel_size.parse_number(properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER))
-        stated = tuple(pixel_size.parse_number(properties.get(f"openslide.mpp-{axis}")) for axis in "xy")
+        stated = tuple(_stated(properties, axis) for axis in "xy")
         value, problem = pixel_size.resolve(
             (stated[0], stated[1]), "openslide.mpp-x", power, slide_mpp=slide_mpp, manifest_mpp=manifest_mpp
         )
@@ -84,6 +86,13 @@ class OpenSlideSlide(BaseSlide):
 
     def _close(self) -> None:
         self._handle = None
+
+
+def _stated(properties: Mapping[str, str], axis: str) -> float | None:
+    """Return µm/px as the file states them; a hexadecimal number, which OpenSlide believes, no scanner writes."""
+    if "x" in properties.get("aperio.MPP", "").lower():
+        return None
+    return pixel_size.parse_number(properties.get(f"openslide.mpp-{axis}"))
 
 
 def _open(path: Path) -> openslide.OpenSlide:

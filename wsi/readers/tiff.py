@@ -24,7 +24,7 @@ from wsi import mpp as pixel_size
 from wsi.errors import NotBrightfieldError, OtherPictureError, SlideError, UnreadableSlideError
 from wsi.geometry import downsample_of
 from wsi.jpeg2000 import read_codestream
-from wsi.jpeg_header import END, START, color_marker, read_header, shared_part
+from wsi.jpeg_header import START, color_marker, has_end, read_header, shared_part
 from wsi.ranges import RemoteError
 from wsi.readers.base import Facts, on_white
 from wsi.readers.codecs import JPEG2000, rgb_of_ycbcr
@@ -268,7 +268,7 @@ def decode_jpeg(
     header = read_header(data)
     if header.width != tile_width or header.height > tile_height or header.components != 3:
         raise ValueError(f"the tile holds a JPEG of {header.width} x {header.height} px")
-    if END not in data[-64:]:
+    if not has_end(data):
         raise ValueError("the JPEG has no end: it is cut short or overwritten")
     named = b"" if header.colour else color_marker(tag_colour)
     stream = shared_part(tables or b"") + named + data[len(START) :]
