@@ -260,7 +260,7 @@ def test_ten_clients_at_once_get_the_same_tiles(url, slide):
 def test_a_tile_cannot_be_explained_by_descriptors(url, slide):
     status, body = asked(f"{url}slides/{slide}/gradcam/gated_abmil/0_0")
     assert status == 409
-    assert "--encoder resnet18" in json.loads(body)["error"]
+    assert "--encoder slidemil-compact" in json.loads(body)["error"]
 
 
 def test_a_job_under_way_may_be_looked_at(asset_there, job, tmp_path):
@@ -450,7 +450,7 @@ def test_in_a_browser(url, job, slide):
         until(lambda: f"tile={urllib.parse.quote(place)}" in js("location.hash"), "the highest tile")
         until(lambda: js("document.querySelector('button.explain') !== null"), "the tile's values")
         js("document.querySelector('button.explain').click()")
-        until(lambda: "--encoder resnet18" in js("document.getElementById('cam').textContent"), "the mend", 30)
+        until(lambda: "--encoder slidemil-compact" in js("document.getElementById('cam').textContent"), "the mend", 30)
 
         keys("a")
         until(lambda: js("document.querySelector('li.accept') !== null"), "accepted")
