@@ -168,14 +168,13 @@ def _run(folder: Path, problems: list[str]) -> dict[str, Any]:
     return newest
 
 
-_MADE = ("extract", "run", "train", "evaluate", "predict", "heatmap")
-"""Verbs whose runs are told. `report` is none of them: the page would tell of itself, and be another each time."""
-
-
 def _runs(folder: Path) -> list[dict[str, Any]]:
-    """Return the records of runs that made something; torn ones are named where the newest is looked for."""
+    """Return the records of runs that made features or a model: a run with nothing to do leaves the page as it was.
+
+    Torn records are named where the newest is looked for.
+    """
     found = [_json(path, []) for path in sorted(folder.glob("*.json"))]
-    return [record for record in found if record.get("verb") in _MADE]
+    return [record for record in found if record.get("slides_done") or record.get("trained")]
 
 
 def _passport(models: list[Model], passports: dict[str, dict[str, Any]]) -> dict[str, Any]:

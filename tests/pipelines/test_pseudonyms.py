@@ -22,7 +22,8 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 from _secrets import leaks
 
 KEY = "0f" * 32
-SECRETS = ["mueller", "erika", "4711"]
+SECRETS = ["mueller", "erika", "a-4711", "b-4711", "stranger-4711"]
+"""None that a hash in hexadecimal digits could hold by chance."""
 
 
 def rows_of(table: Path) -> list[dict[str, str]]:
