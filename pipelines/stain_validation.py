@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+import stain
 from stain.measures import Pixels
 from stain.validate import KINDS, Back, Transfer, Validation, normalizer, validate
 
@@ -34,7 +36,7 @@ class Asked:
 
     Attributes:
         method: a normalizer, None where `model` is given.
-        reference: what it normalizes to; none: the tiles of the target.
+        reference: what it normalizes to; none: the middle of the target.
         model: folder of a trained transfer.
         backwards: from the model's second stain to its first.
         predictor: folder of a MIL model, whose predictions must stay.
@@ -86,7 +88,7 @@ def validate_stain(
         others = read_tissue_images(wanted, sampling, limit=limit, bar=bar)
     before, names = crops_of(images, asked.tile, asked.each)
     aim, target_names = crops_of(others, asked.tile, asked.each)
-    subject = _subject(asked, aim, (*images, *others))
+    subject = _subject(asked, _slides(aim, target_names), (*images, *others))
     predict = None if asked.predictor is None else _predictor(asked.predictor, asked.weights, asked.device)
     made = validate(
         before,
@@ -153,13 +155,32 @@ class _Subject:
     seen: list[str]
 
 
-def _subject(asked: Asked, aim: Pixels, images: Sequence[TissueImage]) -> _Subject:
+def _slides(tiles: Pixels, names: Sequence[str]) -> list[Pixels]:
+    """Return the tiles of each image or slide."""
+    own = np.asarray(names)
+    return [tiles[own == name] for name in dict.fromkeys(names)]
+
+
+def _middle(method: str, slides: Sequence[Pixels]) -> stain.CohortReference:
+    """Return the middle of the target's slides, each fitted by itself.
+
+    Raises:
+        stain.StainError: no such method, or none of them can be fitted.
+    """
+    found = [stain.measure(method, tiles)[:2] for tiles in slides]
+    left_out = Counter(status for source, status in found if source is None)
+    return stain.combine(method, [source for source, _ in found if source is not None], left_out)
+
+
+def _subject(asked: Asked, aim: Sequence[Pixels], images: Sequence[TissueImage]) -> _Subject:
     if asked.method is not None:
         if asked.backwards:
             raise UsageError("--backwards is for --model: a normalizer is given another reference instead.")
-        reference = aim if asked.reference is None else reference_named(asked.reference, asked.method)
+        reference = (
+            _middle(asked.method, aim) if asked.reference is None else reference_named(asked.reference, asked.method)
+        )
         there, back = normalizer(asked.method, reference)
-        words: dict[str, Any] = {"method": asked.method, "reference": asked.reference or "the tiles of the target"}
+        words: dict[str, Any] = {"method": asked.method, "reference": asked.reference or "the middle of the target"}
         return _Subject(there, back, True, words, [])
     assert asked.model is not None
     model = load_transfer(asked.model, asked.device)

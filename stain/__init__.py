@@ -15,7 +15,7 @@ from .errors import (
     UnusableReferenceError,
 )
 from .macenko import StainMatrix
-from .normalize import BYTES, METHODS, STATUSES, StainParams, fit
+from .normalize import BYTES, METHODS, STATUSES, StainParams, fit, measure
 from .references import DEFAULT_REFERENCE, REFERENCES
 from .reinhard import LabStatistics
 
@@ -40,6 +40,7 @@ __all__ = [
     "estimate_white",
     "fit",
     "jitter_stains",
+    "measure",
     "optical_density",
     "rand_stain_na",
     "sample_pixels",

@@ -6,15 +6,17 @@ may change, places and shapes may not.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .augment import RUIFROK, WHITE
+from .cohort import combine
 from .density import MIN_DENSITY, density_table
 from .macenko import StainMatrix
-from .normalize import fit
+from .normalize import measure
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float64]
@@ -48,8 +50,9 @@ def levels_apart(before: Pixels, after: Pixels) -> Floats:
 def nuclei(tiles: Pixels) -> NDArray[np.bool_]:
     """Cut out nuclei: where haematoxylin, blurred a little, is over Otsu's threshold of all these tiles.
 
-    The stains are those of these very tiles (Macenko), so that a normalizer is not blamed for the stains it changes;
-    where they cannot be fitted, those of the textbook.
+    The tiles are of one slide: two slides together have neither stains nor a threshold in common. The stains are those
+    of these very tiles (Macenko), so that a normalizer is not blamed for the stains it changes; where they cannot be
+    fitted, those of the textbook.
 
     Returns:
         (N, H, W) bool, without spots of less than `SMALLEST_NUCLEUS` pixels.
@@ -58,9 +61,9 @@ def nuclei(tiles: Pixels) -> NDArray[np.bool_]:
     """
     from scipy import ndimage
 
-    params = fit("macenko", tiles)
-    known = params.source if isinstance(params.source, StainMatrix) else RUIFROK
-    shares = density_table(params.white)[:, :, None] * np.linalg.pinv(np.asarray(known.vectors))[:, None, :1]
+    source, _, white = measure("macenko", tiles)
+    known = source if isinstance(source, StainMatrix) else RUIFROK
+    shares = density_table(white)[:, :, None] * np.linalg.pinv(np.asarray(known.vectors))[:, None, :1]
     amount = sum(shares[channel, :, 0].astype(np.float32)[tiles[..., channel]] for channel in range(3))
     blurred = ndimage.gaussian_filter(np.maximum(amount, 0.0), (0, SMOOTHING, SMOOTHING))
     return _without_spots(blurred > otsu(blurred))
@@ -161,11 +164,11 @@ def stain_moments(before: Pixels, after: Pixels) -> Floats | None:
     Returns:
         The sums, or None where the slide's stains cannot be fitted.
     """
-    params = fit("macenko", before)
-    if not isinstance(params.source, StainMatrix):
+    source, _, white = measure("macenko", before)
+    if not isinstance(source, StainMatrix):
         return None
-    unmix = np.linalg.pinv(np.asarray(params.source.vectors)) / np.asarray(params.source.max_concentrations)
-    first, second = density_table(params.white), density_table(WHITE)
+    unmix = np.linalg.pinv(np.asarray(source.vectors)) / np.asarray(source.max_concentrations)
+    first, second = density_table(white), density_table(WHITE)
     moments = np.zeros((len(before), 2, 5))
     for row, (one, other) in enumerate(zip(before, after, strict=True)):
         density, changed = (
@@ -178,14 +181,24 @@ def stain_moments(before: Pixels, after: Pixels) -> Floats | None:
     return moments
 
 
-def stains_of(tiles: Pixels) -> Floats | None:
-    """Return the densities (R, G, B) of strong haematoxylin and strong eosin in tiles: (2, 3); None without a fit."""
-    params = fit("macenko", tiles)
-    if not isinstance(params.source, StainMatrix):
+def stains_of(slides: Sequence[Pixels]) -> Floats | None:
+    """Return the densities (R, G, B) of strong haematoxylin and strong eosin in the middle of slides.
+
+    Args:
+        slides: the tiles of each, (N, H, W, 3) uint8; each is fitted by itself.
+
+    Returns:
+        (2, 3), or None where no slide can be fitted.
+    """
+    found = [measure("macenko", tiles) for tiles in slides]
+    fitted = [(source, white) for source, _, white in found if isinstance(source, StainMatrix)]
+    if not fitted:
         return None
+    middle = combine("macenko", [source for source, _ in fitted]).target
+    assert isinstance(middle, StainMatrix)
     # Densities are against 255 wherever they are compared: glass is a part of what a domain looks like.
-    glass = np.log(255.0 / np.asarray(params.white))
-    strong: Floats = np.asarray(params.source.vectors) * np.asarray(params.source.max_concentrations)[:, None] + glass
+    glass = np.log(255.0 / np.median([white for _, white in fitted], axis=0))
+    strong: Floats = np.asarray(middle.vectors) * np.asarray(middle.max_concentrations)[:, None] + glass
     return strong
 
 

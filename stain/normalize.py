@@ -189,6 +189,31 @@ def fit(
     return StainParams(method, status, name, point, origin, count, source, target)
 
 
+def measure(
+    method: str, pixels: Array, *, white: Sequence[float] | None = None
+) -> tuple[Measure | None, str, tuple[float, float, float]]:
+    """Measure what one slide shows, held to no reference: also a brown immunostain has stains.
+
+    Args:
+        method: "macenko", "vahadane" or "reinhard".
+        pixels: as for `fit`.
+        white: as for `fit`.
+
+    Returns:
+        What was measured or None, the status, and the white point (R, G, B) in grey levels.
+
+    Raises:
+        UnknownMethodError: no such method.
+        PixelFormatError: not uint8 RGB, or no white point.
+    """
+    if method not in METHODS:
+        raise UnknownMethodError(unknown("stain normalizer", method, METHODS))
+    sample = sample_pixels(pixels)
+    point = _white_point(sample, white)[0]
+    source, status, _ = _measure(method, sample, point)
+    return source, status, point
+
+
 def _white_point(sample: NDArray[np.uint8], white: Sequence[float] | None) -> tuple[tuple[float, float, float], str]:
     """Return the white point and where it comes from."""
     if white is None:

@@ -189,6 +189,7 @@ def validate(
     for what, some in (("tiles", tiles), ("target", target)):
         _check_tiles(what, some)
     names = np.asarray(list(groups) if groups is not None else [""] * len(tiles))
+    others = np.asarray(list(target_groups) if target_groups is not None else [""] * len(target))
     after = _each(transfer, tiles, names)
     units, resampled = _units(names)
     rng = np.random.default_rng(seed)
@@ -203,13 +204,13 @@ def validate(
     nearest = np.empty_like(density)
     for rows in _rows_of(names):
         nearest[rows] = measures.recolored(tiles[rows], density[rows])
-    masks, masks_after = measures.nuclei(tiles), measures.nuclei(after)
+    masks, masks_after = (_nuclei(some, names) for some in (tiles, after))
     found = [
         mean_of("dice", measures.dice(masks, masks_after)),
         mean_of("variation", measures.variation_amplified(nearest, density)),
         mean_of("components", measures.components_changed(masks, masks_after)),
         mean_of("structure", measures.structure(nearest, density)),
-        _stains(tiles, after, names, target, units, lines["stain"], rng),
+        _stains(tiles, after, names, [target[rows] for rows in _rows_of(others)], units, lines["stain"], rng),
     ]
     if back is None:
         found.insert(0, skipped("cycle", "no way back was given"))
@@ -219,7 +220,6 @@ def validate(
             restored[rows] = _checked(back(after[rows], tiles[rows]), tiles[rows])
         found.insert(0, mean_of("cycle", measures.levels_apart(tiles, restored)))
     if identity:
-        others = np.asarray(list(target_groups) if target_groups is not None else [""] * len(target))
         kept = _each(transfer, target, others)
         same = mean_of("identity", measures.levels_apart(target, kept), _units(others)[0])
         found.insert(1, replace(same, of="target"))
@@ -278,7 +278,7 @@ def _stains(
     tiles: Pixels,
     after: Pixels,
     names: NDArray[Any],
-    target: Pixels,
+    target: Sequence[Pixels],
     units: NDArray[np.int64],
     threshold: float,
     rng: np.random.Generator,
@@ -332,6 +332,14 @@ def _units(names: NDArray[Any]) -> tuple[NDArray[np.int64], str]:
 def _rows_of(names: NDArray[Any]) -> list[NDArray[np.int64]]:
     """Return the rows of each slide."""
     return [np.flatnonzero(names == name) for name in dict.fromkeys(names.tolist())]
+
+
+def _nuclei(tiles: Pixels, names: NDArray[Any]) -> NDArray[np.bool_]:
+    """Cut out the nuclei of each slide, by its own stains and threshold."""
+    masks = np.empty(tiles.shape[:3], np.bool_)
+    for rows in _rows_of(names):
+        masks[rows] = measures.nuclei(tiles[rows])
+    return masks
 
 
 def _each(transfer: Transfer, tiles: Pixels, names: NDArray[Any]) -> Pixels:

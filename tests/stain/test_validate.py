@@ -50,6 +50,37 @@ def test_each_harm_is_refused_by_the_measure_made_for_it(harm, source):
     assert not found.go
 
 
+def several():
+    """Four slides of three labs: pooled, they have no stains and no threshold in common."""
+    tiles = [tiles_of(source)[:5] for source in SOURCES[1:]]
+    return np.concatenate(tiles), np.repeat(SOURCES[1:], [len(one) for one in tiles])
+
+
+def test_an_honest_macenko_of_several_slides_passes():
+    tiles, names = several()
+    found = validate(tiles, normalizer("macenko", target())[0], target=target(), groups=names, identity=False)
+    assert found.go, found.to_json()
+    assert next(one.value for one in found.measures if one.name == "dice") > 0.95
+
+
+@pytest.mark.parametrize("harm", _harms.HARMS, ids=lambda harm: harm.__name__)
+def test_each_harm_to_several_slides_is_refused_by_the_measure_made_for_it(harm):
+    tiles, names = several()
+    found = validate(tiles, harm(target()), target=target(), groups=names, identity=False)
+    assert verdicts(found)[_harms.HARMS[harm]] == "fail", found.to_json()
+    assert not found.go
+
+
+def test_the_stains_of_a_target_are_the_middle_of_its_slides():
+    """An odd slide and one without tissue move it hardly; pooled with them, it would be theirs as well."""
+    alone = measures.stains_of([target()])
+    odd = np.concatenate([tiles_of("histoqc_template1")] * 3)[:, ::-1]
+    several = measures.stains_of([target()[::2], target()[1::2], target(), odd, np.full((2, 64, 64, 3), 240, np.uint8)])
+    apart = np.linalg.norm(several - alone, axis=1) / np.linalg.norm(alone, axis=1)
+    assert apart.max() < 0.15
+    assert measures.stains_of([np.full((2, 64, 64, 3), 240, np.uint8)]) is None
+
+
 def test_a_transfer_that_loses_content_is_refused_by_the_cycle():
     """Forth is honest; back comes the mean color of the tile, as of a model that cannot find the way."""
     transfer, _ = normalizer("macenko", target())
