@@ -242,13 +242,17 @@ def _said(out: Path, data: Mapping[str, Any], made: Validation, seen: Sequence[s
     for one in made.measures:
         kind = KINDS[one.name]
         if one.verdict == "not measured":
-            lines.append(f"  {one.verdict:12}  {kind.title}: {one.note}")
+            why = one.note if one.good else f"{one.note}: no evidence, hence no go"
+            lines.append(f"  {one.verdict:12}  {kind.title}: {why}")
             continue
         low, high = one.interval
         lines.append(
             f"  {one.verdict:12}  {kind.title}: {one.value:.3f} [{low:.3f}, {high:.3f}] {kind.unit}".rstrip()
             + f", line {kind.sense} {one.threshold:g}"
         )
+    if made.unchanged:
+        some = f"{len(made.unchanged)} of {data['images']}"
+        lines.append(f"  unchanged     {some} images came out as they were, e.g. {made.unchanged[0]}")
     if seen:
         lines.append(f"  no evidence   {len(seen)} of the images were trained on, e.g. {seen[0]}: hold images out")
     lines.append(f"intervals over {made.resampled}; the worst tiles: {out / PAGE}")

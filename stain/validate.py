@@ -4,7 +4,8 @@ Example: `validate(tiles, transfer, target=target_tiles).go`. A transfer is any 
 normalizer is made one by `normalizer`. Nothing here knows how the transfer works, and a good picture is no evidence.
 
 A measure passes where the worse end of its 95 % interval is on the right side of the threshold; where only the value
-is, the verdict is "unproven", and more tiles may decide. Go needs every measure that was taken to pass.
+is, the verdict is "unproven", and more tiles may decide. Go needs every measure to pass but those that were not asked
+for: what could not be measured is no evidence.
 """
 
 from __future__ import annotations
@@ -86,6 +87,7 @@ class Measured:
         tiles: (N,) the same of each tile, NaN where a tile has none; empty where there is no such thing.
         of: "tiles", or "target" where the tiles are those of the target.
         note: why it was not measured.
+        asked: whether it had to be measured; not without a model, or a way back.
     """
 
     name: str
@@ -96,6 +98,12 @@ class Measured:
     tiles: Floats = field(default_factory=lambda: np.zeros(0))
     of: str = "tiles"
     note: str = ""
+    asked: bool = True
+
+    @property
+    def good(self) -> bool:
+        """Whether it says nothing against a go."""
+        return self.verdict == "pass" or (self.verdict == "not measured" and not self.asked)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -128,17 +136,19 @@ class Validation:
         after: (N, S, S, 3) uint8, the tiles as they came out.
         target_after: (M, S, S, 3) uint8, the target's tiles as they came out; none where the identity was not asked.
         resampled: "slides" or "tiles": over what the intervals go.
+        unchanged: the slides that came out byte for byte as they were.
     """
 
     measures: tuple[Measured, ...]
     after: Pixels
     target_after: Pixels
     resampled: str
+    unchanged: tuple[str, ...] = ()
 
     @property
     def go(self) -> bool:
-        """Whether every measure that was taken passes."""
-        return all(one.verdict in ("pass", "not measured") for one in self.measures)
+        """Whether every measure that was asked for was taken and passes."""
+        return all(one.good for one in self.measures)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -146,6 +156,7 @@ class Validation:
             "go": self.go,
             "tiles": len(self.after),
             "intervals_over": self.resampled,
+            "unchanged": list(self.unchanged),
             "measures": [one.to_json() for one in self.measures],
         }
 
@@ -198,7 +209,7 @@ def validate(
         return _judged(name, values, own, lines[name], rng)
 
     def skipped(name: str, why: str) -> Measured:
-        return Measured(name, float("nan"), (float("nan"),) * 2, lines[name], "not measured", note=why)
+        return Measured(name, float("nan"), (float("nan"),) * 2, lines[name], "not measured", note=why, asked=False)
 
     density = measures.density_of(after)
     nearest = np.empty_like(density)
@@ -221,8 +232,8 @@ def validate(
         found.insert(0, mean_of("cycle", measures.levels_apart(tiles, restored)))
     if identity:
         kept = _each(transfer, target, others)
-        same = mean_of("identity", measures.levels_apart(target, kept), _units(others)[0])
-        found.insert(1, replace(same, of="target"))
+        stayed = mean_of("identity", measures.levels_apart(target, kept), _units(others)[0])
+        found.insert(1, replace(stayed, of="target"))
     else:
         kept = target[:0]
         found.insert(1, skipped("identity", "the transfer is not meant for tiles of its target domain"))
@@ -231,7 +242,8 @@ def validate(
     else:
         first, second = (np.asarray(predict(some)).argmax(axis=1) for some in (tiles, after))
         found.append(mean_of("agreement", (first == second).astype(np.float64)))
-    return Validation(tuple(found), after, kept, resampled)
+    same = tuple(str(names[rows[0]]) for rows in _rows_of(names) if np.array_equal(tiles[rows], after[rows]))
+    return Validation(tuple(found), after, kept, resampled, same)
 
 
 def normalizer(method: str, reference: Any = None) -> tuple[Transfer, Back]:
@@ -262,7 +274,7 @@ def _judged(
     if not known.any():
         nothing = (float("nan"), float("nan"))
         return Measured(
-            name, float("nan"), nothing, threshold, "not measured", values, "no tile has anything to measure"
+            name, float("nan"), nothing, threshold, "not measured", values, note="no tile has anything to measure"
         )
     sums = np.bincount(units[known], values[known], minlength=units.max() + 1)
     sizes = np.bincount(units[known], minlength=units.max() + 1)

@@ -59,7 +59,7 @@ def render(data: Mapping[str, Any], measures: Sequence[Measured], shown: Mapping
         about=[(name, _text(value)) for name, value in data["of"].items()],
         rows=[_row(one) for one in measures],
         worst=[_worst(one, shown[one.of]) for one in measures if one.tiles.size],
-        failed=[KINDS[one.name].title for one in measures if one.verdict in ("fail", "unproven")],
+        failed=[KINDS[one.name].title for one in measures if not one.good],
     )
     return page.encode("utf-8", "replace")
 
@@ -76,7 +76,7 @@ def _row(one: Measured) -> dict[str, Any]:
         "line": f"{'≤' if kind.sense == '<=' else '≥'} {one.threshold:g}",
         "verdict": one.verdict,
         "note": one.note,
-        "word": {"pass": "good", "fail": "bad", "unproven": "bad"}.get(one.verdict, "soft"),
+        "word": {"pass": "good", "fail": "bad", "unproven": "bad"}.get(one.verdict, "soft" if one.good else "bad"),
     }
 
 

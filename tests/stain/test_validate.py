@@ -174,6 +174,20 @@ def test_tiles_without_anything_on_them_raise_nothing_and_pass_nothing_by_chance
     found = validate(blank, lambda tiles: tiles, target=target())
     json.dumps(found.to_json(), allow_nan=False)
     assert verdicts(found)["stain"] == "not measured"
+    assert {one.of for one in found.measures} == {"tiles", "target"}
+    assert not found.go  # what could not be measured is no evidence
+
+
+def test_a_brown_slide_that_is_left_as_it_is_is_no_go_and_counted():
+    """Macenko to H&E refuses an immunostain: nothing is harmed, and nothing is normalized."""
+    brown = _harms.crops(np.asarray(Image.open(shared_path("data/tiles/ihc/skimage_ihc.png")).convert("RGB")))[:6]
+    tiles = np.concatenate([brown, tiles_of("histoqc_template3")[:6]])
+    names = ["brown"] * len(brown) + ["H&E"] * 6
+    transfer, back = normalizer("macenko", target())
+    alone = validate(brown, transfer, target=target(), back=back)
+    assert (alone.go, alone.unchanged) == (False, ("",))
+    assert verdicts(alone)["stain"] == "fail"
+    assert validate(tiles, transfer, target=target(), groups=names, back=back).unchanged == ("brown",)
 
 
 def test_the_verdict_is_plain_json_and_the_same_each_time():
