@@ -39,7 +39,7 @@ from .errors import (
 from .macenko import StainMatrix
 from .references import DEFAULT_REFERENCE, REFERENCES
 from .reinhard import LabStatistics
-from .replace import apply_tables_normalized, planes_of, put
+from .replace import apply_tables_normalized, check_out, check_planes, planes_of, put
 
 METHODS: Final = ("macenko", "vahadane", "reinhard")
 STATUSES: Final = ("ok", "too little tissue", "ink", "single stain", "other stains", "degenerate")
@@ -93,10 +93,12 @@ class StainParams:
             `status` is "ok" everything does.
 
         Raises:
-            PixelFormatError: not uint8 RGB.
+            PixelFormatError: not uint8 RGB, or `out` has another shape or type.
         """
         if isinstance(self.source, StainMatrix) and isinstance(self.target, StainMatrix):
             return macenko.normalize(batch, self.white, self.source, self.target, out)
+        check_pixels(batch)
+        check_out(out, tuple(batch.shape), "uint8")
         if isinstance(self.source, LabStatistics) and isinstance(self.target, LabStatistics):
             return put(reinhard.normalize(batch, self.white, self.source, self.target), out)
         return put(map_pixels(batch, lambda _xp, piece: piece), out)
@@ -113,10 +115,11 @@ class StainParams:
             (B, 3, H, W) float32 of the same library and device: `levels` of the bytes that `apply` gives.
 
         Raises:
-            PixelFormatError: not uint8 RGB.
+            PixelFormatError: not tiles of uint8 RGB, or `levels` or `out` has another shape or type.
         """
         if isinstance(self.source, StainMatrix) and isinstance(self.target, StainMatrix):
             return apply_tables_normalized(macenko.tables_of(self.white, self.source, self.target), batch, levels, out)
+        check_planes(batch, levels, out)
         return put(planes_of(self.apply(batch), levels), out)
 
     def to_json(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .density import Array, check_pixels, map_pixels
+from .errors import PixelFormatError
 from .tables import Tables, change_piece
 
 _MANY: Final = 1 << 26
@@ -17,11 +18,16 @@ _MANY: Final = 1 << 26
 
 
 def apply_tables(tables: Tables, pixels: Array, out: Array | None = None) -> Array:
-    """Return changed pixels (..., 3) uint8, of the same library, device and shape; in `out` where that is given."""
-    check_pixels(pixels)
+    """Return changed pixels (..., 3) uint8, of the same library, device and shape; in `out` where that is given.
+
+    Raises:
+        PixelFormatError: not uint8 RGB, or `out` has another shape or type.
+    """
+    xp = check_pixels(pixels)
+    check_out(out, tuple(pixels.shape), "uint8")
     compiled = _way.compiled(pixels)
     if compiled is not None and pixels.ndim > 1:
-        made = compat.array_namespace(pixels).empty_like(pixels) if out is None else out
+        made = xp.empty_like(pixels) if out is None else out
         if np.asarray(made).flags.c_contiguous:
             compiled.change(tables, np.asarray(pixels), np.asarray(made))  # on the host they share their memory
             return made
@@ -41,8 +47,12 @@ def apply_tables_normalized(
 
     Returns:
         (B, 3, H, W) float32, of the same library and device: `levels` of the bytes that `apply_tables` gives.
+
+    Raises:
+        PixelFormatError: not tiles of uint8 RGB, or `levels` or `out` has another shape or type.
     """
     xp = check_pixels(pixels)
+    check_planes(pixels, levels, out)
     compiled = _way.compiled(pixels)
     if compiled is not None:
         batch, height, width, _ = pixels.shape
@@ -51,6 +61,36 @@ def apply_tables_normalized(
             compiled.change_normalized(tables, np.asarray(pixels), levels, np.asarray(made))
             return made
     return put(planes_of(apply_tables(tables, pixels), levels), out)
+
+
+def check_planes(pixels: Array, levels: NDArray[np.float32], out: Array | None) -> None:
+    """Refuse what cannot be laid out as planes, before machine code writes past the end of it.
+
+    Raises:
+        PixelFormatError: see `apply_tables_normalized`.
+    """
+    check_pixels(pixels)
+    if pixels.ndim != 4:
+        raise PixelFormatError(f"pixels have shape {tuple(pixels.shape)}, not (B, H, W, 3).")
+    if np.shape(levels) != (3, 256):
+        raise PixelFormatError(f"levels have shape {np.shape(levels)}, not (3, 256): one of each byte and channel.")
+    batch, height, width, _ = pixels.shape
+    check_out(out, (batch, 3, height, width), "float32")
+
+
+def check_out(out: Array | None, shape: tuple[int, ...], dtype: str) -> None:
+    """Refuse memory of another shape or type: a cast would be silent, and machine code checks no bounds.
+
+    Raises:
+        PixelFormatError: `out` does not take the result.
+    """
+    if out is None:
+        return
+    if not (compat.is_numpy_array(out) or compat.is_torch_array(out)):
+        raise PixelFormatError(f"out is {type(out).__name__}, not a numpy or torch array.")
+    got = str(out.dtype).rpartition(".")[2]  # "torch.uint8" and "uint8" are one
+    if (tuple(out.shape), got) != (shape, dtype):
+        raise PixelFormatError(f"out has type {got} and shape {tuple(out.shape)}, not {dtype} and {shape}.")
 
 
 def put(values: Array, out: Array | None) -> Array:

@@ -187,3 +187,28 @@ def test_cuda_gives_the_same_bytes(case):
     np.testing.assert_array_equal(
         plainly(made, torch.tensor(PIXELS, device="cuda")).cpu().numpy(), quickly(made, PIXELS)
     )
+
+
+@pytest.mark.parametrize("method", ["macenko", "reinhard", "left as it is"])
+@pytest.mark.parametrize("machine", [True, False])
+def test_memory_that_does_not_take_the_result_is_refused(method, machine, monkeypatch):
+    """Machine code checks no bounds: it wrote past the end of what was too small."""
+    monkeypatch.setattr(replace._way, "compiled", lambda pixels: compiled if machine else None)
+    image = np.asarray(Image.open(shared_path("data/tiles/stain/torchstain_source.png")).convert("RGB"))
+    blank = np.full((64, 64, 3), 240, np.uint8)
+    params = stain.fit("macenko", blank) if method == "left as it is" else stain.fit(method, image)
+    tiles, levels = image[None, :64, :64].copy(), np.zeros((3, 256), np.float32)
+    for out in (tiles[:, :32].copy(), np.empty(tiles.shape, np.float32), tiles[0].copy(), torch.empty(3), [0]):
+        with pytest.raises(stain.PixelFormatError, match="out "):
+            params.apply(tiles, out)
+    for out in (np.empty((1, 3, 64, 32), np.float32), np.empty((1, 3, 64, 64)), torch.empty((1, 64, 64, 3))):
+        with pytest.raises(stain.PixelFormatError, match="out has"):
+            params.apply_normalized(tiles, levels, out)
+    for wrong in (levels[:, :255], levels[0], np.zeros((4, 256), np.float32)):
+        with pytest.raises(stain.PixelFormatError, match="levels have"):
+            params.apply_normalized(tiles, wrong)
+    with pytest.raises(stain.PixelFormatError, match="not \\(B, H, W, 3\\)"):
+        params.apply_normalized(tiles[0], levels)
+    out = np.empty((1, 3, 64, 64), np.float32)
+    assert params.apply(tiles, tiles.copy()).shape == tiles.shape
+    assert params.apply_normalized(tiles, levels, out) is out
