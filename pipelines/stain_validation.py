@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import stain
+from stain.errors import unknown
 from stain.measures import Pixels
 from stain.validate import KINDS, Back, Transfer, Validation, normalizer, validate
 
@@ -130,9 +132,14 @@ def thresholds_of(assignments: Sequence[str]) -> dict[str, float]:
     for text in assignments:
         name, _, value = text.partition("=")
         try:
-            lines[name.strip()] = float(value)
+            line = float(value)
         except ValueError:
             raise UsageError(f"--threshold {text}: write NAME=NUMBER, with one of {', '.join(KINDS)}.") from None
+        if not (math.isfinite(line) and line >= 0):
+            raise UsageError(f"--threshold {text}: a line is a number from 0 upwards.")
+        if name.strip() not in KINDS:
+            raise UsageError(f"--threshold {text}: {unknown('measure', name.strip(), KINDS)}")
+        lines[name.strip()] = line
     return lines
 
 

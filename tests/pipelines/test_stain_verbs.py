@@ -261,6 +261,10 @@ def test_lines_can_be_given_anew(labs, tmp_path):
         (("validate", "A", "-t", "B", "-o", "X"), 2, "either --method"),
         (("validate", "A", "-t", "B", "-o", "X", "--method", "macenko", "--threshold", "dice"), 2, "NAME=NUMBER"),
         (("validate", "A", "-t", "B", "-o", "X", "--method", "macenko", "--threshold", "dize=1"), 2, "Did you mean"),
+        *[
+            (("validate", "A", "-t", "B", "-o", "X", "--method", "macenko", "--threshold", f"dice={line}"), 2, "from 0")
+            for line in ("nan", "inf", "-inf", "-0.1")
+        ],
         (("validate", "A", "-t", "B", "-o", "X", "--method", "macenko", "--tile", "2000"), 2, "smaller tiles"),
     ],
 )
