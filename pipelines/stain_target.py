@@ -65,15 +65,23 @@ def check_reference(settings: ExtractSettings) -> None:
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
-    """Return an image as (H, W, 3) RGB.
+    """Return an image as (H, W, 3) RGB; what is transparent shows white, as glass does.
 
     Raises:
-        UsageError: it cannot be read as one.
+        UsageError: it cannot be read as one, or has more than 8 bits a channel.
     """
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
+        with Image.open(path) as opened:
+            image: Image.Image = opened
+            if image.mode.startswith(("I", "F")):  # converted, all above 255 would be white
+                raise UsageError(
+                    f"{path.name}: gray of more than 8 bits (mode {image.mode}). Stains need color: give RGB of 8 bits."
+                )
+            if image.has_transparency_data:
+                tile = image.convert("RGBA")
+                image = Image.alpha_composite(Image.new("RGBA", tile.size, (255, 255, 255, 255)), tile)
             return np.asarray(image.convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UsageError(f"{path.name}: cannot be read as an image ({error}). Give a PNG or JPEG.") from error
