@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -165,9 +165,9 @@ def load_transfer(folder: Path, device: str = "auto") -> Any:
 
 
 def seen_in_training(config: Mapping[str, Any], images: Sequence[TissueImage]) -> list[str]:
-    """Return the names of images that the transfer was trained on."""
+    """Return the names of images that the transfer was trained on, from whatever folder they were read."""
     try:
-        known = {(one["name"], one["bytes"]) for some in config["trained_on"] for one in some}
+        known = {(PurePath(one["name"]).name, one["bytes"]) for some in config["trained_on"] for one in some}
     except (KeyError, TypeError):
         return []
-    return sorted({image.name for image in images if (image.name, image.size) in known})
+    return sorted({image.name for image in images if (PurePath(image.name).name, image.size) in known})

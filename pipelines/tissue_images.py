@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,10 +31,12 @@ class Found:
     Attributes:
         images: plain images, in the order of their names.
         slides: slides.
+        names: of the images, under their folder: files of one name in two folders are two.
     """
 
     images: tuple[Path, ...]
     slides: tuple[SlideEntry, ...]
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +44,7 @@ class TissueImage:
     """An image, or a tile of a slide.
 
     Attributes:
-        name: of the image or the slide.
+        name: of the slide, or the path of the image under its folder.
         pixels: (H, W, 3) uint8.
         place: (x, y) of a tile, level-0 pixels.
         size: bytes of the file; with the name it tells whether two runs saw the same file.
@@ -81,7 +84,10 @@ def find_images(sources: Sequence[Path] | Sources, *, among: str = "the sources"
         NothingMatchedError: there is neither.
     """
     given = Sources.of(sources)
-    images = tuple(path for source in given.given for path in _images(source))
+    named = [(path, _name(path, source)) for source in given.given for path in _images(source)]
+    images = tuple(path for path, _ in named)
+    often = Counter(name for _, name in named)
+    names = tuple(name if often[name] == 1 else path.as_posix() for path, name in named)
     rest = tuple(source for source in given.given if source.suffix.lower() not in IMAGES)
     slides: tuple[SlideEntry, ...] = ()
     try:
@@ -91,7 +97,7 @@ def find_images(sources: Sequence[Path] | Sources, *, among: str = "the sources"
             raise
     if not images and not slides:
         raise NothingMatchedError(f"{among}: neither images ({', '.join(IMAGES)}) nor slides.")
-    return Found(images, tuple(slides))
+    return Found(images, tuple(slides), names)
 
 
 def read_tissue_images(
@@ -111,8 +117,8 @@ def read_tissue_images(
     """
     bar = bar or Quiet()
     read: list[TissueImage] = []
-    for path in found.images[:limit]:
-        read.append(TissueImage(path.name, read_image(path), None, path.stat().st_size))
+    for path, name in list(zip(found.images, found.names, strict=True))[:limit]:
+        read.append(TissueImage(name, read_image(path), None, path.stat().st_size))
         bar.advance(1)
     for entry in found.slides[:limit]:
         with wsi.open_slide(entry.path, slide_mpp=sampling.slide_mpp, manifest_mpp=entry.mpp) as slide:
@@ -124,20 +130,19 @@ def read_tissue_images(
 def read_pairs(
     first: Found, second: Found, sampling: Sampling, *, limit: int | None = None, bar: Progress | None = None
 ) -> tuple[list[TissueImage], list[TissueImage]]:
-    """Read registered pairs: files of the same name (without extension), pixel on pixel.
+    """Read registered pairs: files of the same name (without extension) at the same place, pixel on pixel.
 
     Raises:
         UsageError: a file has no partner, or the two are not of one size.
         wsi.SlideError: a slide cannot be read, or has no tissue.
     """
     bar = bar or Quiet()
-    partners = {path.stem: path for path in second.images} | {entry.slide_id: entry for entry in second.slides}
-    mine = [*((path.stem, path) for path in first.images), *((entry.slide_id, entry) for entry in first.slides)]
+    partners, mine = dict(_called(second)), _called(first)
     alone = [name for name, one in mine if not isinstance(partners.get(name), type(one))]
     if alone:
         raise UsageError(
             f"--paired: {alone[0]} has no partner of the same name ({len(alone)} of {len(mine)} have none). Pairs are "
-            "files of the same name in the two folders."
+            "files of the same name in the two folders, and in the same folder inside them."
         )
     pairs: tuple[list[TissueImage], list[TissueImage]] = ([], [])
     for name, one in mine[:limit]:
@@ -233,6 +238,20 @@ def _evenly(count: int, most: int) -> list[int]:
 
 def _bytes_of(entry: SlideEntry) -> int:
     return sum(os.path.getsize(path) for path in entry.files)  # noqa: PTH202 - one call, no object
+
+
+def _called(found: Found) -> list[tuple[str, Path | SlideEntry]]:
+    """Return what each is called, without ending, by which partners find each other."""
+    images = zip(found.names, found.images, strict=True)
+    return [
+        *((PurePath(name).with_suffix("").as_posix(), path) for name, path in images),
+        *((entry.slide_id, entry) for entry in found.slides),
+    ]
+
+
+def _name(path: Path, source: Path) -> str:
+    """Return what an image is called: its path under the folder that was given."""
+    return path.name if path == source else path.relative_to(source).as_posix()
 
 
 def _images(source: Path) -> Iterator[Path]:
