@@ -229,6 +229,11 @@ def _predictor(folder: Path, weights: str | None, device: str) -> Callable[[Pixe
     passport = model.config.get("encoder") or {}
     if "id" not in passport:
         raise UsageError(f"--predictor {folder}: the model does not say by which encoder its features were made.")
+    if passport.get("stain", "none") != "none":
+        raise UsageError(
+            f"--predictor {folder}: its features were made of tiles normalized by {passport['stain']}, so that what it "
+            "says of tiles as they are, before, means nothing. Give a model of features made with --stain none."
+        )
     encoder = mil.create_encoder(str(passport["id"]), weights=weights, device=device)
     mine = encoder.passport()
     if mine.get("weights_sha256") != passport.get("weights_sha256"):

@@ -16,7 +16,9 @@ from PIL import Image
 import mil
 import stain
 import wsi
+from pipelines.errors import UsageError
 from pipelines.slide_regions import STEP, at_resolution
+from pipelines.stain_target import read_image
 from stain.transfer import load
 from stain.transfer.model import FILES
 
@@ -212,6 +214,46 @@ def test_a_model_that_was_trained_on_the_tiles_proves_nothing(labs, trained, tmp
     assert "No evidence" in (tmp_path / "v" / "validation.html").read_text()
 
 
+def test_files_of_one_name_in_two_folders_are_two_images(labs, trained, tmp_path):
+    """Pooled, two labs would have one stain; and what was trained on is known wherever it lies."""
+    for lab in ("x", "y"):
+        (tmp_path / "held" / lab).mkdir(parents=True)
+    for lab, name in {"x": "torchstain_source", "y": "tia_target_1000"}.items():
+        shutil.copy((labs[0] if lab == "x" else labs[1]) / f"{name}.png", tmp_path / "held" / lab / "1.png")
+    asked = ("-t", labs[1], "-o", tmp_path / "v", "--method", "macenko", "--tile", 128, "--per-slide", 4)
+    _, said = slidemil_json("stain", "validate", tmp_path / "held", *asked)
+    assert said["images"] == 2
+    assert {name.split(" ")[0] for name in said["worst"]["dice"]} <= {"x/1.png", "y/1.png"}
+    _, said = slidemil_json("stain", "validate", tmp_path / "held" / "x", tmp_path / "held" / "y", *asked)
+    assert said["images"] == 2
+    shutil.copy(labs[0] / "torchstain_source.png", tmp_path / "held" / "x")
+    asked = (*asked[:4], "--model", trained, *asked[6:])
+    _, said = slidemil_json("stain", "validate", tmp_path / "held", *asked)
+    assert "x/torchstain_source.png" in said["seen_in_training"]
+
+
+@pytest.mark.parametrize("mode", ["I;16", "F", "RGBA", "LA", "P"])
+def test_images_are_read_as_they_are_seen_or_refused(mode, tmp_path):
+    pixels = picture("tia_target_1000", 64)
+    if mode in ("I;16", "F"):
+        path = tmp_path / ("one.png" if mode == "I;16" else "one.tif")
+        Image.fromarray(pixels[..., 0].astype(np.uint16 if mode == "I;16" else np.float32) * 200).save(path)
+        with pytest.raises(UsageError, match="more than 8 bits"):
+            read_image(path)
+        return
+    image = Image.fromarray(pixels)
+    if mode == "P":
+        image.quantize(16).save(tmp_path / "one.png", transparency=0)
+        shown = np.asarray(Image.open(tmp_path / "one.png").convert("RGBA"))
+    else:
+        image.putalpha(Image.fromarray(np.repeat([[0], [255]], 32, axis=0).repeat(64, axis=1).astype(np.uint8)))
+        image.convert(mode).save(tmp_path / "one.png")
+        shown = np.asarray(image.convert(mode).convert("RGBA"))
+    got = read_image(tmp_path / "one.png")
+    assert (got[shown[..., 3] == 0] == 255).all()
+    np.testing.assert_array_equal(got[shown[..., 3] == 255], shown[..., :3][shown[..., 3] == 255])
+
+
 def test_a_predictor_is_asked_before_and_after(labs, tmp_path):
     """A model that learned to tell the two labs: normalizing one to the other must change its mind, and be refused."""
     encoder = mil.create_encoder("descriptors")
@@ -227,6 +269,10 @@ def test_a_predictor_is_asked_before_and_after(labs, tmp_path):
     folder.mkdir()
     for name, data in model.described(encoder=encoder.passport()).to_files().items():
         (folder / name).write_bytes(data)
+    normalized = tmp_path / "normalized"
+    normalized.mkdir()
+    for name, data in model.described(encoder={**encoder.passport(), "stain": "macenko"}).to_files().items():
+        (normalized / name).write_bytes(data)
     asked = ("-o", tmp_path / "v", "--predictor", folder, "--method", "macenko", "--tile", 128, "--per-slide", 12)
     code, said = slidemil_json("stain", "validate", labs[0] / "torchstain_source.png", "-t", labs[1], *asked)
     agreement = next(one for one in said["measures"] if one["name"] == "agreement")
@@ -235,6 +281,9 @@ def test_a_predictor_is_asked_before_and_after(labs, tmp_path):
     agreement = next(one for one in said["measures"] if one["name"] == "agreement")
     assert agreement["verdict"] == "pass"
     assert said["predictor"] == "predictor"
+    code, said = slidemil("stain", "validate", labs[1], "-t", labs[1], *asked[:3], normalized, *asked[4:], "-q")
+    assert code == 2
+    assert "normalized by macenko" in said
 
 
 def test_lines_can_be_given_anew(labs, tmp_path):
