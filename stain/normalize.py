@@ -250,7 +250,11 @@ def _measure(
         return None, "too little tissue", count
     source: Measure | None
     if method == "reinhard":
-        source, status = reinhard.estimate(sample[tissue], density[tissue])
+        # Shifted to the colors of two stains, one alone would take the hue of the other.
+        stains, status = macenko.estimate(density[tissue])
+        source = None
+        if stains is not None:
+            source, status = reinhard.estimate(sample[tissue], density[tissue])
     else:
         source, status = (macenko if method == "macenko" else vahadane).estimate(density[tissue])
     return source, status, count

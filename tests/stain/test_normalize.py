@@ -284,3 +284,21 @@ def test_cuda_equals_cpu(method):
     out = params.apply(torch.tensor(real(), device="cuda"))
     assert out.device.type == "cuda"
     assert np.abs(out.cpu().numpy().astype(int) - params.apply(real())).max() <= 1
+
+
+HE = np.array([[0.650, 0.704, 0.286], [0.072, 0.990, 0.105]])
+
+
+def stained(amounts, vectors=HE, count=20_000):
+    """Return pixels of Beer-Lambert with noise."""
+    rng = np.random.default_rng(0)
+    density = rng.gamma(2, 0.4, (count, len(vectors))) * amounts @ (vectors / np.linalg.norm(vectors, axis=1)[:, None])
+    return np.clip(np.rint(255 * np.exp(-density) + rng.normal(0, 2, (count, 3))), 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("amounts", [(1, 0), (0, 1)])
+def test_one_stain_alone_is_left_as_it_is(amounts, method):
+    """Given the colors of two, haematoxylin alone would turn pink in part."""
+    params = stain.fit(method, stained(amounts))
+    assert params.status == "single stain"
+    assert stain.fit(method, stained((1, 1))).status == "ok"
