@@ -52,7 +52,7 @@ class SlideTiles:
                 if absent:
                     what = f"it has no tile at {absent[0]}: this is another slide than the one encoded"
                     raise wsi.SlideError(slide.name, what)
-                pixels = np.stack([wsi.read_tile(slide, grid, row_of[place]) for place in part])
+                pixels = wsi.read_tiles(slide, grid, [row_of[place] for place in part])
                 yield pixels if params is None else np.asarray(params.apply(pixels))
 
     def all(self) -> NDArray[np.uint8]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from wsi.grid import TileGrid, TileSpec, tile_grid
     from wsi.mpp import Mpp
     from wsi.opening import is_slide_file, open_slide
+    from wsi.plan import read_tiles
     from wsi.prefetch import StreamRecord, TileBatch, TileStream, stream
     from wsi.quality import Quality, QualitySettings, check_quality
     from wsi.readers.memory import MemorySlide
@@ -52,6 +53,7 @@ _HOME = {
         "UnreadableSlideError",
     ),
     "grid": ("TileGrid", "TileSpec", "tile_grid"),
+    "plan": ("read_tiles",),
     "prefetch": ("StreamRecord", "TileBatch", "TileStream", "stream"),
     "quality": ("Quality", "QualitySettings", "check_quality"),
     "readers.memory": ("MemorySlide",),
@@ -95,6 +97,7 @@ __all__ = [
     "is_slide_file",
     "open_slide",
     "read_tile",
+    "read_tiles",
     "read_tissue",
     "series_uid",
     "stream",

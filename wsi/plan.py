@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,3 +77,18 @@ def read_plan(slide: Slide, grid: TileGrid) -> ReadPlan:
         return TilePlan(slide, grid)
     plan = BlockPlan(native, grid, slide.levels[grid.level].downsample)
     return plan if slide.convert is None else ConvertedPlan(plan, slide.convert)
+
+
+def read_tiles(slide: Slide, grid: TileGrid, rows: Sequence[int]) -> NDArray[np.uint8]:
+    """Return some tiles of a grid in the order of `rows`, (n, S, S, 3): the bytes that `wsi.stream` gives.
+
+    Raises:
+        TileReadError: one of them cannot be read.
+    """
+    chosen = np.asarray(rows, np.int64)
+    tiles = np.empty((len(chosen), grid.spec.size, grid.spec.size, 3), np.uint8)
+    plan = read_plan(slide, replace(grid, xy=grid.xy[chosen], tissue_share=grid.tissue_share[chosen]))
+    for request in plan.requests():
+        for problem in plan.read(request, tiles.__getitem__).values():
+            raise problem
+    return tiles

@@ -14,6 +14,7 @@ def read_tile(slide: Slide, grid: TileGrid, i: int) -> NDArray[np.uint8]:
     """Return tile `i` of the grid, RGB, shape (size, size, 3), uint8, at `grid.spec.mpp`.
 
     Read from the coarsest level that is not coarser than asked; the rest is an area mean. Colours are converted last.
+    The slide's reader is asked; `wsi.read_tiles` gives the bytes that a stream gives.
 
     Raises:
         TileReadError: the region cannot be read.

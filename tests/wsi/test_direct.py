@@ -47,6 +47,31 @@ def test_at_native_scale_every_byte_is_the_reference_readers(file, size, demo_sl
             assert np.array_equal(pixels, wsi.read_tile(slide, grid, i))
 
 
+@pytest.mark.parametrize("file", [CMU, TCGA, "demo"])
+@pytest.mark.parametrize("times", [1, 2, 4])
+def test_tiles_read_again_are_the_streams_bytes(file, times, demo_slide):
+    with opened(demo_slide if file == "demo" else shared_path(file)) as slide:
+        grid = wsi.tile_grid(slide, None, wsi.TileSpec(100, MPP * times))
+        tiles, _ = streamed(slide, grid)
+        rows = np.random.default_rng(times).permutation(list(tiles))[:40].tolist()
+        assert np.array_equal(wsi.read_tiles(slide, grid, rows), np.stack([tiles[row] for row in rows]))
+        assert wsi.read_tiles(slide, grid, []).shape == (0, 100, 100, 3)
+
+
+def test_a_damaged_tile_read_again_is_an_error(tmp_path):
+    path = write_aperio(tmp_path / "harmed.svs", smooth_picture(512, 512))
+    with tifffile.TiffFile(path) as tiff:
+        place, count = tiff.pages[0].dataoffsets[3], tiff.pages[0].databytecounts[3]
+    data = bytearray(path.read_bytes())
+    data[place + count // 2 : place + count] = bytes(count - count // 2)
+    path.write_bytes(data)
+    with wsi.open_slide(path) as slide:
+        grid = wsi.tile_grid(slide, None, wsi.TileSpec(256, 0.5))
+        assert wsi.read_tiles(slide, grid, [2, 0]).shape == (2, 256, 256, 3)
+        with pytest.raises(wsi.TileReadError):
+            wsi.read_tiles(slide, grid, [0, 3])
+
+
 def test_lower_levels_lie_where_the_file_has_them():
     """Against tifffile: OpenSlide blends neighbours where the ratio of its levels is not whole."""
     path = shared_path(TCGA)
