@@ -24,6 +24,7 @@ from .selection import read_selection
 from .training_table import training_table
 
 if TYPE_CHECKING:
+    from .feature_sets import FeatureSet
     from .predictions import NamedModel
     from .sides import Sides
 
@@ -190,12 +191,9 @@ def learn_one(
 ) -> Said:
     """Train one model, and predict all slides with it."""
     from . import learn, predictions
-    from .feature_sets import choose_folder, load_features
 
-    folder = choose_folder(job, features)
-    loaded = load_features(job, folder, _names(manifest, select))
     name = safe_name(name or settings.head)
-    run = Run(job, "train", {"model": name, "features": folder, **dataclasses.asdict(settings)}, list(labels.notes))
+    loaded, run = _begun(job, name, manifest, labels, settings, features, select)
     with run:
         with alone(job, "models", name), progress("training", "epochs", quiet=quiet) as bar:
             sides, fresh = learn.train(run.job, name, loaded, labels, settings, bar, force=force)
@@ -221,13 +219,10 @@ def _cross_validate(
     quiet: bool = False,
 ) -> Said:
     from . import cross_validation, evaluating, predictions
-    from .feature_sets import choose_folder, load_features
 
-    folder = choose_folder(job, features)
-    loaded = load_features(job, folder, _names(manifest, select))
     name = safe_name(name or f"{settings.head}_cv")
+    loaded, run = _begun(job, name, manifest, labels, settings, features, select)
     folds = cross_validation.deal(loaded, labels, settings, given)
-    run = Run(job, "train", {"model": name, "features": folder, **dataclasses.asdict(settings)}, list(labels.notes))
     with run:
         with alone(job, "models", name), progress("training", "epochs", quiet=quiet) as bar:
             fresh = cross_validation.cross_validate(run.job, name, loaded, folds, labels, settings, bar, force=force)
@@ -242,6 +237,24 @@ def _cross_validate(
     outputs = [_in(job, named.folder), _in(job, job.predictions(name))]
     data = {"status": "done", "model": name, "new": fresh, "folds": len(folds), "score": found["score"]}
     return Said((*lines, *notes), {**data, "outputs": outputs, "warnings": notes})
+
+
+def _begun(
+    job: JobFolder,
+    name: str,
+    manifest: Manifest,
+    labels: Labels,
+    settings: LearnSettings,
+    features: str | None,
+    select: str | None,
+) -> tuple[FeatureSet, Run]:
+    """Return the features to train on, and the run, not yet entered."""
+    from .feature_sets import choose_folder, load_features
+
+    folder = choose_folder(job, features)
+    loaded = load_features(job, folder, _names(manifest, select))
+    told = {"model": name, "features": folder, **dataclasses.asdict(settings)}
+    return loaded, Run(job, "train", told, list(labels.notes))
 
 
 def _learned(job: JobFolder, named: NamedModel, sides: Sides, fresh: bool, notes: Sequence[str]) -> Said:
