@@ -33,7 +33,7 @@ def errors_of(
     right.sort(key=lambda row: (sureness(row), row.get("slide_id", "")))
     shown = [_look(row, _error_words(row), model, facts, gallery, 720) for row in wrong[:MOST_ERRORS]]
     unsure = [
-        _look(row, f"right, with a probability of {sureness(row):.3f} only", model, facts, beside, 560)
+        _look(row, f"right, with a probability of {sureness(row):.3f}", model, facts, beside, 560)
         for row in right[:MOST_UNSURE]
     ]
     return {"wrong": shown, "n_wrong": len(wrong), "unsure": unsure, "n_rows": len(rows)}
