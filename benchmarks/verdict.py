@@ -29,7 +29,7 @@ from _summary import line, summary
 
 import stain
 import wsi
-from pipelines import records, stages
+from pipelines import extract_stage, records
 from pipelines.config import load_settings
 
 GOALS = {"named_right": (">=", 9), "forecast_within_15pct": (">=", 7)}
@@ -166,9 +166,11 @@ class PlantedEncoder:
 
     def __init__(self, plant: Plant, tile: int) -> None:
         self.input_size, self._plant = tile, plant
+        self.tiles = 0
 
     def __call__(self, pixels: Any) -> Any:
         """Encode a batch."""
+        self.tiles += len(pixels)
         time.sleep(self._plant.encode * len(pixels))
         burn(self._plant.encode_core * len(pixels))
         return pixels[:, ::16, ::16].reshape(len(pixels), -1, 3).mean(axis=1).astype(np.float32)
@@ -179,9 +181,10 @@ class PlantedEncoder:
 
 
 @contextmanager
-def planted(plant: Plant, tile: int) -> Iterator[None]:
-    """Put slow parts in the place of real ones."""
+def planted(plant: Plant, tile: int) -> Iterator[PlantedEncoder]:
+    """Put slow parts in the place of real ones, and give the encoder."""
     write, fit = records.write_bytes, stain.fit
+    encoder = PlantedEncoder(plant, tile)
 
     def open_slide(path: Path, **_: Any) -> wsi.Slide:
         return PlantedSlide(Path(path), plant, tile)
@@ -203,14 +206,14 @@ def planted(plant: Plant, tile: int) -> Iterator[None]:
             (wsi, "find_tissue", find_tissue),
             (records, "write_bytes", write_bytes),
             (stain, "fit", slow_fit),
-            (stages, "encoders_of", lambda *_, **__: [PlantedEncoder(plant, tile)]),
+            (extract_stage, "encoders_of", lambda *_, **__: [encoder]),
         ):
             stack.enter_context(mock.patch.object(home, name, stand_in))
         if plant.one_core:
             before = os.sched_getaffinity(0)
             stack.callback(os.sched_setaffinity, 0, before)
             os.sched_setaffinity(0, {min(before)})
-        yield
+        yield encoder
 
 
 def all_tissue(slide: wsi.Slide) -> wsi.Tissue:
@@ -245,9 +248,11 @@ def run(name: str, plant: Plant, folder: Path, probe: float) -> dict[str, Any]:
         (slides / f"s{number}.svs").write_bytes(os.urandom(1000))
     settings = load_settings(options={"tile": tile, "processes": "0", "quality": False, **plant.settings})
     job = folder / f"{slides.name}-job"
-    with planted(plant, tile):
-        plan = stages.plan([slides], job, settings, seconds=probe, quiet=True)
-        outcome = stages.extract([slides], job, settings, quiet=True)
+    with planted(plant, tile) as encoder:
+        plan = extract_stage.plan([slides], job, settings, seconds=probe, quiet=True)
+        probed = encoder.tiles
+        outcome = extract_stage.extract([slides], job, settings, quiet=True)
+    assert 0 < probed < encoder.tiles, "the planted encoder was not used"
     assert len(outcome.done) == plant.slides, outcome.failed
     scored = outcome.more["forecast"]
     verdict = outcome.more["verdict"]
