@@ -37,7 +37,8 @@ HERE = Path(__file__).resolve().parent
 OURS = ("wsi.remote_reader", "pipelines.losable")
 """What the command lines of processes that may be lost say."""
 _REST = 1.5
-"""Seconds between two deaths: what was lost is read again alone, and must not be hit by the next."""
+"""Seconds between two deaths, beside three starts of a process: what was lost is read again alone, in a process of
+its own, and must not be hit by the next."""
 
 
 def begin(slides: Path, job: Path) -> subprocess.Popen[str]:
@@ -96,6 +97,13 @@ def poisoned(root: Path, calm: dict[str, str], number: int) -> tuple[int, dict[s
     return deaths, judge(job, found, guilty, mine)
 
 
+def seconds_to_start() -> float:
+    """Return what the start of a process takes just now: many times as long on a busy machine as on a quiet one."""
+    began = time.monotonic()
+    subprocess.run([sys.executable, "-c", f"import {', '.join(OURS)}"], check=True)
+    return time.monotonic() - began
+
+
 def killed(root: Path, calm: dict[str, str], number: int, most: int) -> tuple[int, dict[str, int]]:
     """Run while processes are killed from outside; return the deaths and what is wrong."""
     job, dice = root / f"job-killed{number}", random.Random(100 + number)
@@ -113,7 +121,7 @@ def killed(root: Path, calm: dict[str, str], number: int, most: int) -> tuple[in
             except ProcessLookupError:
                 continue
             deaths += 1
-            due = time.monotonic() + _REST + dice.random()
+            due = time.monotonic() + 3 * seconds_to_start() + _REST + dice.random()
     return deaths, judge(job, outcome(process), {}, calm)
 
 
