@@ -16,7 +16,7 @@ CUDA_ONLY := cuda-bindings cuda-pathfinder cuda-toolkit cupy-cuda12x nvidia-cubl
 	nvidia-cuda-runtime-cu12 nvidia-cufft-cu12 nvidia-curand-cu12 nvidia-cusolver-cu12 nvidia-cusparse-cu12 \
 	nvidia-nvimgcodec-cu12 nvidia-nvjitlink-cu12
 
-.PHONY: env demo test lint bench bench-env bundle stress pin clean
+.PHONY: env demo test test-slow lint bench bench-env bundle stress pin clean
 
 env: $(READY)
 
@@ -35,9 +35,13 @@ lint: env
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# A process per core; the tests of a file stay together, for they share what they set up.
+# All but the tests marked slow. A process per core; the tests of a file stay together, for they share what they set up.
 test: env lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile -m "not slow"
+
+# The slow ones, a short round of every benchmark and stress test among them: each goes to whichever core is free.
+test-slow: env
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal -m slow
 
 # The one file of the page of `slidemil serve` that is not ours. Only this needs npm.
 viewer: $(VIEWER)/asset/openseadragon.min.js
