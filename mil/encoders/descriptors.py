@@ -28,6 +28,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 from collections.abc import Iterator
+from functools import cache
 from typing import Any, Final
 
 import numpy as np
@@ -139,8 +140,14 @@ class DescriptorEncoder:
             "interpolation": None,
             "precision": "float32",
             "batch_size": None,
-            "versions": {name: importlib.metadata.version(name) for name in ("numpy", "scipy", "scikit-image")},
+            "versions": dict(_versions()),
         }
+
+
+@cache
+def _versions() -> dict[str, str]:
+    """Return what they are: asked for several times with each slide, and read from files."""
+    return {name: importlib.metadata.version(name) for name in ("numpy", "scipy", "scikit-image")}
 
 
 def describe(tile: Bytes) -> Features:
