@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import typer.testing
 from typer.testing import CliRunner
 
 from pipelines.cli import app
 
 APART = ("runs", "logs", ".state")
+
+typer.testing._get_command = cache(typer.testing._get_command)  # else all verbs are built anew for every call
 
 
 def slidemil(*arguments: object) -> tuple[int, str]:

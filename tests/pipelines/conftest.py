@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from _command import slidemil
+from _once import once
 
 from pipelines import extraction
 from pipelines.demo import write_truth
@@ -29,7 +31,10 @@ def prepared_here(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
 @pytest.fixture(scope="session")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
     """Twelve slides of six patients, composed once."""
-    return compose_cohort(tmp_path_factory.mktemp("cohort") / "slides", patients=6, size=(2016, 2016))
+    folder, made = once(
+        tmp_path_factory, "cohort", lambda folder: compose_cohort(folder / "slides", patients=6, size=(2016, 2016))
+    )
+    return replace(made, slides=tuple(replace(one, path=folder / "slides" / one.path.name) for one in made.slides))
 
 
 @pytest.fixture(scope="session")
@@ -43,10 +48,12 @@ def labels(cohort: Cohort) -> Path:
 @pytest.fixture(scope="session")
 def finished(cohort: Cohort, labels: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A job that ran to its end; tests that change it copy it first."""
-    job = tmp_path_factory.mktemp("finished") / "job"
-    code, said = slidemil("run", cohort.slides[0].path.parent, "-o", job, "-l", labels, "-q")
-    assert code == 0, said
-    return job
+
+    def run(folder: Path) -> None:
+        code, said = slidemil("run", cohort.slides[0].path.parent, "-o", folder / "job", "-l", labels, "-q")
+        assert code == 0, said
+
+    return once(tmp_path_factory, "finished", run)[0] / "job"
 
 
 @pytest.fixture
