@@ -116,6 +116,7 @@ def log_loss(p, y):
     return float(-np.mean(np.log(np.where(y == 1, p, 1 - p))))
 
 
+@pytest.mark.slow
 def test_late_fusion_drops_what_is_missing_and_stays_calibrated_and_zero_filled_early_fusion_does_not():
     """Against the true odds, which the world was drawn from. The marker is known in training and of no test slide."""
     sides, variables, found = [], None, {}

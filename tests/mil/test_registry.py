@@ -90,6 +90,7 @@ def test_each_row_builds_what_it_states(name):
     tile = torch.zeros(1, 3, entry.size, entry.size, device="meta")
     assert network(tile).shape == (1, entry.dim)
     if name in SHAPES:
+        del network.backbone.blocks[1:]  # what follows has these shapes at any depth
         side = entry.size // SHAPES[name][2]
         assert network.forward_features(tile).shape[1] == side * side + 1 + REGISTERS.get(name, 0)
         assert network.dense(tile).shape == (1, side, side, SHAPES[name][0])

@@ -26,7 +26,7 @@ def sides():
     return cohort(10, 1, concept=0, seed=0)[0], cohort(4, 1, concept=0, seed=1)[0]
 
 
-@pytest.mark.parametrize("concept", [0, 1, 2])
+@pytest.mark.parametrize("concept", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))])
 def test_few_slides_of_mixed_scale_features_are_told_apart_and_the_tiles_found(concept):
     """22 training slides with 2 to 6 positive of 50 to 99 tiles; held-out slides of other patients."""
     model = train(

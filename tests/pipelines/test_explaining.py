@@ -227,6 +227,7 @@ def with_network(cohort, labels, tmp_path_factory):
     """The same slides through a small network, so that pixels are within reach."""
     job = tmp_path_factory.mktemp("network") / "job"
     options = ("--encoder", "test_resnet", "--weights", "random:0", "--tile", "160", "--stain", "macenko")
+    options += ("--set", "quality=false")
     code, said = slidemil("run", cohort.slides[0].path.parent, "-o", job, "-l", labels, "-q", *options, "--epochs", 8)
     assert code == 0, said
     return job

@@ -89,6 +89,7 @@ def test_a_second_run_does_nothing_new(job, cohort, labels):
     assert digests(job) == before
 
 
+@pytest.mark.slow
 def test_workers_and_batches_do_not_change_a_byte(finished, cohort, labels, tmp_path):
     job = tmp_path / "job"
     slides = cohort.slides[0].path.parent

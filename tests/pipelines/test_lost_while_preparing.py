@@ -44,7 +44,7 @@ def test_a_pipe_that_is_named_is_refused_and_not_waited_for(slides, tmp_path, ap
     assert "no regular file" in said["failed"][0]["cause"]
 
 
-@pytest.mark.parametrize("name", ["slow", "greedy"])
+@pytest.mark.parametrize("name", [pytest.param("slow", marks=pytest.mark.slow), "greedy"])
 def test_a_slide_that_takes_too_long_or_too_much_fails_and_says_what_would_help(slides, tmp_path, monkeypatch, name):
     monkeypatch.setattr(preparing, "prepared", prepared_badly)
     (slides / "a.svs").rename(slides / f"{name}.svs")
@@ -56,6 +56,7 @@ def test_a_slide_that_takes_too_long_or_too_much_fails_and_says_what_would_help(
     assert {"slow": "check the storage", "greedy": "--memory"}[name] in failure["mend"]
 
 
+@pytest.mark.slow
 def test_hashing_that_hangs_costs_its_slide_alone(slides, tmp_path, monkeypatch):
     """Storage that does not answer: the bytes of a slide never come."""
     monkeypatch.setattr(preparing, "hashed", hashed_slowly)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from _shared import shared_path
+from _zoo import write_zoo
 from PIL import Image
 from scipy import ndimage
 from shapely import contains_xy
@@ -254,12 +255,9 @@ def test_the_mask_of_one_huge_level_is_made_by_pieces():
 
 
 @pytest.mark.slow
-def test_sixty_thousand_pixels_a_side_without_a_pyramid(zoo, tmp_path):
+def test_sixty_thousand_pixels_a_side_without_a_pyramid(tmp_path):
     """The zoo's one huge level: within two minutes on a shared machine, by pieces."""
-    import make_bad_slides
-
-    cases = [c for c in make_bad_slides.CASES if c["file"] == "good/huge_one_level.tiff"]
-    make_bad_slides.write(tmp_path, cases=cases)
+    write_zoo(tmp_path, lambda case: case["file"] == "good/huge_one_level.tiff")
     with wsi.open_slide(tmp_path / "good/huge_one_level.tiff") as slide:
         assert wsi.find_tissue(slide).mask.shape == (1024, 1024)
 
