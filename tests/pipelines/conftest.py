@@ -10,7 +10,7 @@ import pytest
 from _command import slidemil
 from _once import once
 
-from pipelines import extraction
+from pipelines import extraction, losable
 from pipelines.demo import write_truth
 from pipelines.demo_cohort import Cohort, compose_cohort
 from pipelines.jobfolder import JobFolder
@@ -26,6 +26,12 @@ def prepared_here(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
     """Slides are prepared in this process, into which tests can reach, unless a test asks for `apart` or processes."""
     if "apart" not in request.fixturenames:
         monkeypatch.setattr(extraction, "prepares_apart", lambda settings: settings.processes not in ("auto", "0"))
+
+
+@pytest.fixture
+def looked_at_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`scan` looks at slides in this process: two processes take longer to start than most tests to run."""
+    monkeypatch.setattr(losable, "each", lambda look, items, **_: ((one, losable.Done(look(one))) for one in items))
 
 
 @pytest.fixture(scope="session")

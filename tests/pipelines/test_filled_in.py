@@ -9,6 +9,8 @@ import tifffile
 from _command import slidemil, slidemil_json
 from _slides import smooth_picture, write_aperio
 
+pytestmark = pytest.mark.usefixtures("looked_at_here")
+
 
 @pytest.fixture
 def slides(tmp_path):

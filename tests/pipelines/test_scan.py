@@ -24,6 +24,8 @@ from pipelines.scan_slide import ScanSettings, Task, look
 from pipelines.scan_tables import as_object, write_inventory, write_manifest
 from pipelines.scan_text import _table, size_of
 
+HERE = pytest.mark.usefixtures("looked_at_here")
+
 
 def scanned(*arguments):
     """Return the exit code, and slide_id → what is told of it."""
@@ -155,6 +157,7 @@ def test_color_profiles_are_seen():
     assert (dicom.container, dicom.compression) == ("DICOM", "JPEG")
 
 
+@HERE
 def test_a_dicom_series_is_one_slide():
     folder = shared_path("data/slides/cmu-1-small-region-dicom")
     _, rows = scanned(folder, folder.parent / "CMU-1-Small-Region.svs", "--no-quality")
@@ -165,6 +168,7 @@ def test_a_dicom_series_is_one_slide():
     assert twin == {f"the same picture as {folder.name}"}
 
 
+@HERE
 def test_a_manifest_once_filled_in_is_what_a_job_takes(slides, tmp_path):
     code, said = slidemil_json("scan", slides, "--manifest", tmp_path / "m.csv", "--no-quality")
     lights = {row["slide_id"]: row["light"] for row in said["slides"]}
@@ -187,6 +191,7 @@ def test_a_manifest_once_filled_in_is_what_a_job_takes(slides, tmp_path):
     assert sources["good"] != "manifest"
 
 
+@HERE
 def test_a_manifest_keeps_what_another_one_said(slides, tmp_path):
     given = tmp_path / "given.csv"
     given.write_text(
@@ -213,6 +218,7 @@ NAMES = [
 ]
 
 
+@HERE
 def test_odd_names_lie_in_the_tables_and_lead_back_to_their_slides(tmp_path):
     data = write_aperio(tmp_path / "x.svs", smooth_picture(300, 300)).read_bytes()
     folder = tmp_path / "slides"
@@ -235,6 +241,7 @@ def test_odd_names_lie_in_the_tables_and_lead_back_to_their_slides(tmp_path):
             assert {entry.slide_id for entry in entries} == names
 
 
+@HERE
 def test_copies_are_found_under_any_name_and_in_any_format(tmp_path):
     picture = smooth_picture(1024, 768, 3)
     first = write_aperio(tmp_path / "first.svs", picture, levels=3)
@@ -253,6 +260,7 @@ def test_copies_are_found_under_any_name_and_in_any_format(tmp_path):
     assert "same-picture" not in told["other"]
 
 
+@HERE
 def test_blocks_alone_do_not_make_a_copy(tmp_path):
     for name, middle in (("a", b"x"), ("b", b"y"), ("c", b"y")):
         (tmp_path / f"{name}.svs").write_bytes(bytes(100_000) + middle * 100_000 + bytes(1_000_000))
@@ -299,6 +307,7 @@ def test_a_slide_that_ends_or_hangs_its_process_is_a_row(tmp_path, monkeypatch):
     assert "ZeroDivisionError" in rows["bug"]["cause"]
 
 
+@HERE
 def test_exit_codes_and_one_object(slides, tmp_path):
     (tmp_path / "empty").mkdir()
     assert slidemil("scan", tmp_path / "empty")[0] == 4
@@ -316,6 +325,7 @@ def test_options_that_mend_turn_the_light(slides):
     assert seen(slides / "good.svs", mpp=0.25, allow_upsampling=True).light == "green"
 
 
+@HERE
 def test_what_a_search_passes_over_is_said(slides, tmp_path, monkeypatch):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "good.svs").write_bytes((slides / "good.svs").read_bytes())
@@ -338,6 +348,7 @@ def test_what_a_search_passes_over_is_said(slides, tmp_path, monkeypatch):
     assert "._good" not in notes
 
 
+@HERE
 def test_the_table_fits_the_terminal(slides, tmp_path, monkeypatch):
     (tmp_path / ("組織" * 30 + ".svs")).write_bytes((slides / "good.svs").read_bytes())
     (tmp_path / "bad.svs").write_bytes(b"no slide")
@@ -359,6 +370,7 @@ def test_sizes_as_people_write_them(size, text):
     assert size_of(int(size)) == text
 
 
+@HERE
 def test_the_inventory_says_what_json_says(slides, tmp_path):
     _, said = slidemil_json("scan", slides, "-o", tmp_path / "i.csv")
     for row, line in zip(said["slides"], table_of(tmp_path / "i.csv"), strict=True):
