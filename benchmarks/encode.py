@@ -238,7 +238,7 @@ def main() -> None:
         kept = Path(folder) if args.quick else KEPT
         large = large_slide(*((3000, 2250) if args.quick else (40_000, 30_000)), folder=kept).absolute()
         small = large if args.quick else large_slide(13_500, 10_000, folder=kept).absolute()
-        measure(args, str(large), str(small), weights_in(Path(folder)))
+        measure(args, str(large), str(small), "" if args.quick else weights_in(Path(folder)))
 
 
 def weights_in(folder: Path) -> str:
@@ -260,11 +260,13 @@ def measure(args: argparse.Namespace, large: str, small: str, weights: str) -> N
         runs = {who: (who, network, best, large, "random") for who in ("ours", "forward")}
         figures |= of(course.play(f"{name} {best}", runs, rounds), "forward", "ours", f"{name}_of_forward")
     runs = {who: (who, "fast", best, large, "") for who in ("ours", "loader", "limit")}
-    spent = course.play("loader", runs, rounds + 1)
+    turns = 1 if args.quick else rounds + 1
+    spent = course.play("loader", runs, turns)
     figures |= of(spent, "limit", "loader", "loader_of_limit")
     figures |= of(spent, "limit", "ours", "extract_of_limit")
-    peers = {} if args.quick else dict.fromkeys(PEERS, ("fast", large, weights))
-    spent = course.play("loader, peers", {"ours": ("ours", "fast", best, large, ""), **peers}, rounds + 1)
+    peers = dict.fromkeys(PEERS, ("fast", large, weights))
+    all_of_it = {"ours": ("ours", "fast", best, large, ""), **peers}
+    spent = course.play("loader, peers", {} if args.quick else all_of_it, turns)
     figures |= of(spent, best_of(spent), "ours", "loader_over_best")
     fastest = {"loader": best_of(spent)}
     if not args.quick:

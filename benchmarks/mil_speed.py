@@ -34,7 +34,7 @@ def main() -> None:
     options.add_argument("--quick", action="store_true", help="a tiny round, figures without meaning")
     options.add_argument("--rounds", type=int, default=9)
     chosen = options.parse_args()
-    shrink, rounds, dim = (50, 2, 128) if chosen.quick else (1, chosen.rounds, 1024)
+    shrink, rounds, dim = (50, 1, 128) if chosen.quick else (1, chosen.rounds, 1024)
     even, mixed = ([n // shrink for n in sizes] for sizes in (EVEN, MIXED))
     absent: dict[str, str] = {"torchmil": "left out of the quick round"} if chosen.quick else {}
     peers = [] if chosen.quick else ["torchmil"]
@@ -47,9 +47,9 @@ def main() -> None:
     for way, key in (("gemm", "epoch_of_gemm"), ("gemm_pieces", "epoch_of_gemm_pieces")):
         figures[key] = figure(key, seconds.ratios(way, "ours"))
     figures["tiles_per_core_second"] = sum(even) / seconds.median("ours")
-    layouts, _ = take_turns(["packed", "padded"], mixed, dim, max(2, rounds // 2), absent)
+    layouts, _ = take_turns(["packed", "padded"], mixed, dim, max(min(2, rounds), rounds // 2), absent)
     figures["packed_over_padded"] = figure("packed_over_padded", layouts.ratios("padded", "packed"))
-    figures["inference_mb"] = inference(100_000 // shrink, 1536 // (4 if chosen.quick else 1), rounds=2)
+    figures["inference_mb"] = inference(100_000 // shrink, 1536 // (4 if chosen.quick else 1), rounds=min(2, rounds))
     how = {
         "versions": versions,
         "machine": platform.processor() or platform.machine(),
