@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +16,14 @@ from pipelines import extraction, losable
 from pipelines.demo import write_truth
 from pipelines.demo_cohort import Cohort, compose_cohort
 from pipelines.jobfolder import JobFolder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_the_disk() -> Iterator[None]:
+    """No test here can cut the power; where a disk fails, tests say so themselves. 30 waits for each small job."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield
 
 
 @pytest.fixture
