@@ -19,7 +19,7 @@ import wsi.plan
 import wsi.readers.openslide
 import wsi.readers.tiff
 import wsi.readers.tiffslide
-import wsi.tissue
+import wsi.thumbnail
 
 _OFTEN = (0, 1, 2, 3, 7, 8, 255, 256, 65535, 2**16, 2**20, 2**31 - 1, 2**31, 2**32 - 1)
 
@@ -159,7 +159,7 @@ def used(path: Path, *, tissue: bool) -> tuple[str, str]:
                 if tissue:
                     grid = wsi.tile_grid(slide, wsi.find_tissue(slide), spec, allow_upsampling=True)
                 else:
-                    wsi.tissue.thumbnail(slide, wsi.TissueSettings())
+                    wsi.thumbnail.thumbnail(slide, wsi.TissueSettings())
                 failed = _read_all(wsi.plan.read_plan(slide, grid))
     except wsi.SlideError as error:
         text = str(error)

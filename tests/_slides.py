@@ -38,7 +38,7 @@ def write_aperio(path: Path, image: np.ndarray, *, mpp: object = 0.5, power: int
         for number in range(levels):
             tiff.write(
                 image,
-                tile=(256, 256),
+                tile=options.pop("tile", (256, 256)),
                 photometric="rgb",
                 description=text if number == 0 else "Aperio Image Library v12.0\nreduced",
                 subfiletype=1 if number else 0,

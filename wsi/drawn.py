@@ -16,7 +16,8 @@ from shapely.geometry import Polygon
 
 from wsi.errors import MaskError, printable
 from wsi.slide import Slide
-from wsi.tissue import Tissue, TissueSettings, check_brightfield, ink_on, mask_mpp, thumbnail
+from wsi.thumbnail import thumbnail
+from wsi.tissue import Tissue, TissueSettings, check_brightfield, ink_on, mask_mpp
 
 KEPT = ("tissue", "roi", "region", "core", "annotation")
 LEFT_OUT = ("exclude", "ignore", "artifact", "artefact", "hole", "background", "pen", "fold", "blur", "bubble")

@@ -72,13 +72,21 @@ def _how() -> AreaMeans:
 
 
 @lru_cache(maxsize=256)
-def weights(source: int, target: int) -> sparse.csr_matrix:
-    """Return the (target, source) matrix of area means along one axis, float32; its rows sum to 1."""
+def weights(source: int, target: int, begin: float = 0.0, end: float | None = None) -> sparse.csr_matrix:
+    """Return the (target, source) matrix of area means along one axis, float32; its rows sum to 1.
+
+    Args:
+        source: how many pixels there are.
+        target: how many there shall be.
+        begin: where the first of these begins, px of the source.
+        end: where the last one ends; at the end of the source by default.
+    """
     from scipy import sparse  # slow to load, and halves, quarters and eighths do without
 
-    edges = np.arange(target + 1) * (source / target)
+    length = (source if end is None else end) - begin
+    edges = begin + np.arange(target + 1) * (length / target)
     first = np.minimum(edges[:-1].astype(int), source - 1)
-    most = int(np.ceil(source / target)) + 1
+    most = int(np.ceil(length / target)) + 1
     columns = first[:, None] + np.arange(most)
     overlap = np.minimum(edges[1:, None], columns + 1) - np.maximum(edges[:-1, None], columns)
     overlap = np.where(columns < source, np.clip(overlap, 0, None), 0)

@@ -7,7 +7,6 @@ to be told from, and a slide that is all glass has no tissue.
 from __future__ import annotations
 
 import math
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -16,18 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from wsi.cores import available_cores
 from wsi.errors import NotBrightfieldError
-from wsi.geometry import best_level, clipped_box
-from wsi.resize import resize_area
 from wsi.slide import Slide
 from wsi.strips import by_strips, reach_of
-
-_PIECE = 1024
-"""Side of what is read at once for the thumbnail, px of the level."""
-_MOST_CANVAS = 24_000_000
-"""The most pixels that a picture has where only a part of the canvas was scanned."""
-_GLASS = 255
+from wsi.thumbnail import scanned_thumbnail
 
 
 @dataclass(frozen=True)
@@ -129,7 +120,7 @@ def find_tissue(slide: Slide, *, settings: TissueSettings | None = None) -> Tiss
         TileReadError: the low level cannot be read.
     """
     settings = settings or TissueSettings()
-    picture, scale, (left, top, right, bottom) = _thumbnail(slide, settings)
+    picture, scale, (left, top, right, bottom) = scanned_thumbnail(slide, settings)
     scanned = picture[top:bottom, left:right]
     found = tissue_of(scanned, scale, slide.name, mask_mpp(slide, scale), settings)
     if scanned.shape == picture.shape:
@@ -142,71 +133,6 @@ def find_tissue(slide: Slide, *, settings: TissueSettings | None = None) -> Tiss
 def mask_mpp(slide: Slide, scale: tuple[float, float]) -> float | None:
     """Return µm per px of a mask of `scale`, the mean of both axes; None where the slide does not say."""
     return math.sqrt(slide.mpp.x * slide.mpp.y * scale[0] * scale[1]) if slide.mpp else None
-
-
-def thumbnail(slide: Slide, settings: TissueSettings) -> tuple[NDArray[np.uint8], tuple[float, float]]:
-    """Return the whole canvas as a small picture, and level-0 px per pixel of it, (x, y).
-
-    Read by pieces, so that a single huge level never lies in memory whole. Where the scanner states what it scanned,
-    only that is read, and as fine as if there were nothing else; the rest is white.
-    """
-    picture, scale, _ = _thumbnail(slide, settings)
-    return picture, scale
-
-
-def _thumbnail(
-    slide: Slide, settings: TissueSettings
-) -> tuple[NDArray[np.uint8], tuple[float, float], tuple[int, int, int, int]]:
-    """Return the picture, its scale, and what of it was scanned: left, top, right, bottom."""
-    width, height = _mask_size(slide, settings)
-    ratio = slide.size[0] / width, slide.size[1] / height
-    level = best_level([one.downsample for one in slide.levels], ratio)
-    scanned = _scanned(slide, ratio, (width, height))
-    out = np.full((height, width, 3), _GLASS, np.uint8)
-    convert = slide.convert
-    dx, dy = slide.levels[level].downsample
-    step = max(1, int(_PIECE * min(dx, dy) / max(ratio)))
-
-    def fill(corner: tuple[int, int]) -> None:
-        left, top = corner
-        right, bottom = min(left + step, scanned[2]), min(top + step, scanned[3])
-        x0, y0, x1, y1 = (round(v) for v in (left * ratio[0], top * ratio[1], right * ratio[0], bottom * ratio[1]))
-        size = max(1, round((x1 - x0) / dx)), max(1, round((y1 - y0) / dy))
-        pixels = resize_area(slide.read(x0, y0, *size, level=level), right - left, bottom - top)
-        out[top:bottom, left:right] = pixels if convert is None else convert(pixels)
-
-    tops, lefts = range(scanned[1], scanned[3], step), range(scanned[0], scanned[2], step)
-    corners = [(left, top) for top in tops for left in lefts]
-    if len(corners) <= 4:
-        for corner in corners:
-            fill(corner)
-        return out, ratio, scanned
-    with ThreadPoolExecutor(available_cores()) as pool:  # a single huge level: decoding is all of the time
-        for _ in pool.map(fill, corners):
-            pass
-    return out, ratio, scanned
-
-
-def _scanned(slide: Slide, ratio: tuple[float, float], size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Return the scanned box in pixels of a picture of the canvas: left, top, right, bottom."""
-    box = clipped_box(slide.bounds, slide.size)
-    if box is None:
-        return 0, 0, *size
-    left, top = int(box[0] / ratio[0]), int(box[1] / ratio[1])
-    right, bottom = math.ceil((box[0] + box[2]) / ratio[0]), math.ceil((box[1] + box[3]) / ratio[1])
-    return left, top, min(right, size[0]), min(bottom, size[1])
-
-
-def _mask_size(slide: Slide, settings: TissueSettings) -> tuple[int, int]:
-    """Return width and height of the picture: as fine as what was scanned asks for, not the empty canvas around it."""
-    width, height = slide.size
-    box = clipped_box(slide.bounds, slide.size)
-    longest = max(slide.size if box is None else box[2:])
-    wanted = longest * slide.mpp.x / settings.mpp if slide.mpp else settings.max_side / 2
-    side = min(max(wanted, settings.min_side), settings.max_side, longest)
-    if box is not None:
-        side *= min(1.0, math.sqrt(_MOST_CANVAS / (width * height)) * longest / side)
-    return max(1, round(width * side / longest)), max(1, round(height * side / longest))
 
 
 def tissue_of(

@@ -10,7 +10,8 @@ from _slides import streamed
 
 import wsi
 from wsi.geometry import clipped_box
-from wsi.tissue import TissueSettings, thumbnail
+from wsi.thumbnail import thumbnail
+from wsi.tissue import TissueSettings
 
 CMU = "data/slides/CMU-1-Small-Region.svs"
 

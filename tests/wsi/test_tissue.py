@@ -13,7 +13,8 @@ from shapely.geometry import shape
 
 import wsi
 from wsi.outlines import polygons_of
-from wsi.tissue import TissueSettings, thumbnail, tissue_of
+from wsi.thumbnail import thumbnail
+from wsi.tissue import TissueSettings, tissue_of
 
 TILES = "data/tiles"
 
