@@ -6,13 +6,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .units import duration
 
 if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
     from rich.progress import Progress as RichProgress
-    from rich.progress import ProgressColumn, Task, TaskID
+    from rich.progress import TaskID
 
 _LINE_EVERY = 60.0  # seconds
 
@@ -82,29 +83,29 @@ def progress(what: str, unit: str, *, quiet: bool = False) -> Iterator[Progress]
 @contextmanager
 def _bar(what: str, unit: str) -> Iterator[Progress]:
     from rich.console import Console
-    from rich.progress import Progress as RichProgress
 
-    with RichProgress(*bar_columns(unit), console=Console(stderr=True)) as rich:
+    with bar_with_note(unit, Console(stderr=True)) as rich:
         yield _Bar(rich, rich.add_task(what, total=None, note="", rate="", left="", count=""))
 
 
-def bar_columns(unit: str) -> tuple[ProgressColumn, ...]:
-    """Return the columns of the bar: where the terminal is narrow, the note is cut, then the bar; counts never are."""
-    from rich.progress import BarColumn, ProgressColumn, TextColumn
-    from rich.table import Column
+def bar_with_note(unit: str, console: Console, **options: Any) -> RichProgress:
+    """Return a bar with the note in lines of its own: what limits the pace is a whole sentence, and is never cut."""
+    from rich.progress import BarColumn, TextColumn
+    from rich.progress import Progress as RichProgress
     from rich.text import Text
 
-    class Note(ProgressColumn):
-        def render(self, task: Task) -> Text:
-            return Text(task.fields["note"], no_wrap=True, overflow="ellipsis")
+    class Noted(RichProgress):
+        def get_renderables(self) -> Iterator[RenderableType]:
+            yield self.make_tasks_table(self.tasks)
+            yield from (Text(task.fields["note"]) for task in self.tasks if task.fields["note"])
 
-    return (
+    columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=16),
         TextColumn("{task.fields[count]} " + unit + " {task.fields[rate]}"),
         TextColumn("{task.fields[left]}"),
-        Note(table_column=Column(no_wrap=False)),  # what may wrap gives way first; its text is cut instead
     )
+    return Noted(*columns, console=console, **options)
 
 
 class _Bar:

@@ -14,27 +14,29 @@ NOTE = "encoder-bound: readers wait 45% · an encoder twice as fast would give a
 
 def drawn(width, note=NOTE):
     from rich.console import Console
-    from rich.progress import Progress
 
     out = io.StringIO()
     console = Console(file=out, width=width, force_terminal=True, color_system=None)
-    rich = Progress(*progress.bar_columns("tiles"), console=console, auto_refresh=False)
+    rich = progress.bar_with_note("tiles", console, auto_refresh=False)
     bar = progress._Bar(rich, rich.add_task("features", total=None, note="", rate="", left="", count=""))
     bar.total(2648, exact=False)
     bar.advance(1160, note)
     console.print(rich.get_renderable())
-    return out.getvalue().rstrip("\n")
+    return [line.rstrip() for line in out.getvalue().rstrip("\n").split("\n")]
 
 
 @pytest.mark.parametrize("width", [70, 80, 100, 120, 200])
-def test_the_counts_are_never_cut(width):
-    line = drawn(width)
-    assert "\n" not in line
-    assert "1160/~2648 tiles" in line
-    assert "/s" in line
-    assert "left" in line
-    assert (NOTE in line) == (width == 200)
-    assert "encoder-bound" in line or width < 100
+def test_neither_the_counts_nor_the_note_are_ever_cut(width):
+    counts, *note = drawn(width)
+    assert "1160/~2648 tiles" in counts
+    assert "/s" in counts
+    assert "left" in counts
+    assert " ".join(note) == NOTE
+    assert len(note) == (2 if width < len(NOTE) else 1)
+
+
+def test_without_a_note_there_is_one_line():
+    assert len(drawn(80, None)) == 1
 
 
 def test_a_line_a_minute_calls_an_estimate_one(monkeypatch, capsys):
