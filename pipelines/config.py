@@ -23,6 +23,7 @@ STAINS = ("none", "macenko", "vahadane", "reinhard")
 ICC = ("none", "srgb")
 JPEG2000 = ("full", "low-band")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+_USUAL_MPP = "0.5 for a 20x scan, 0.25 for 40x"
 
 
 @dataclass(frozen=True)
@@ -108,12 +109,13 @@ class ExtractSettings:
         """Refuse values that cannot be meant."""
         _require(
             {
-                f"tile must be 16 to 8192 px, not {self.tile}": 16 <= self.tile <= 8192,
-                f"mpp must be 0.02 to 100 µm per pixel, not {self.mpp}": 0.02 <= self.mpp <= 100,
-                f"mpp and more_mpp must be different numbers from 0.02 to 100, not {self.more_mpp}": self._scales_fit,
+                f"tile must be 16 to 8192 px (224 is usual), not {self.tile}": 16 <= self.tile <= 8192,
+                f"mpp must be 0.02 to 100 µm per pixel ({_USUAL_MPP}), not {self.mpp:g}": 0.02 <= self.mpp <= 100,
+                f"mpp and more_mpp must be different numbers from 0.02 to 100, not {self.more_mpp}": not self.more_mpp
+                or self._scales_fit,
                 "several mpp need store=zarr: a store holds the features of one": not self.more_mpp
                 or self.store in (None, "zarr"),
-                f"overlap must be 0 to tile - 1, not {self.overlap}": 0 <= self.overlap < self.tile,
+                f"overlap must be 0 to tile - 1, not {self.overlap}": 0 <= self.overlap < max(self.tile, 1),
                 f"min_tissue must be 0 to 1, not {self.min_tissue}": 0 <= self.min_tissue <= 1,
                 f"max_bad_tiles must be 0 to 1, not {self.max_bad_tiles}": 0 <= self.max_bad_tiles <= 1,
                 f"icc must be one of {', '.join(ICC)}, not {self.icc}": self.icc in ICC,
@@ -136,7 +138,7 @@ class ExtractSettings:
                 f"read_timeout must be above 0 s, not {self.read_timeout}": self.read_timeout > 0,
                 f"slide_timeout must be above 0 s, not {self.slide_timeout}": self.slide_timeout > 0,
                 f"memory must be at least 0.1 GB, not {self.memory_gb}": self.memory_gb >= 0.1,
-                f"slide_mpp must be 0.02 to 10 µm per pixel, not {self.slide_mpp}": self.slide_mpp is None
+                f"slide_mpp must be 0.02 to 10 µm per pixel ({_USUAL_MPP}), not {self.slide_mpp}": self.slide_mpp is None
                 or 0.02 <= self.slide_mpp <= 10,
             }
         )

@@ -58,10 +58,12 @@ def info(
 
     Example: slidemil info slides/a.svs
     """
+    from pipelines.config import load_settings
     from pipelines.info import look
     from pipelines.manifest import Sources
 
-    result = look(Sources(tuple(slides), allow_outside), slide_mpp=slide_mpp)
+    job = load_settings(options={"slide_mpp": slide_mpp}).extract  # refuses what a job refuses
+    result = look(Sources(tuple(slides), allow_outside), slide_mpp=job.slide_mpp)
     show(result, json_)
     return result.exit_code
 
@@ -73,8 +75,8 @@ def scan(
     manifest: Annotated[
         Path | None, typer.Option(help="CSV to write that `slidemil run` takes, with a column mpp to fill in.")
     ] = None,
-    mpp: Annotated[float, typer.Option(help="µm per pixel of the tiles that a job would cut.")] = 0.5,
-    tile: Annotated[int, typer.Option(help="Side of these tiles in pixels.")] = 224,
+    mpp: Mpp = None,
+    tile: Tile = None,
     slide_mpp: SlideMpp = None,
     allow_upsampling: Annotated[bool, typer.Option("--allow-upsampling", help="Take coarser slides, too.")] = False,
     deep: Annotated[bool, typer.Option("--deep", help="Decode every tile of every slide: sure, and slow.")] = False,
@@ -97,7 +99,7 @@ def scan(
     asked = {"mpp": mpp, "tile": tile, "slide_mpp": slide_mpp, "allow_upsampling": allow_upsampling}
     job = load_settings(options=asked).extract  # refuses what a job refuses
     settings = ScanSettings(
-        mpp=job.mpp,
+        mpp=min(job.scales),  # what is fine enough for the finest tiles is so for all
         tile=job.tile,
         slide_mpp=job.slide_mpp,
         allow_upsampling=job.allow_upsampling,

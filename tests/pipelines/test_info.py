@@ -55,3 +55,11 @@ def test_a_slide_that_fails_has_a_mend_in_a_job_and_in_its_plan(tmp_path):
         assert {row["slide"] for row in failed} == {name for name, row in scanned.items() if row["light"] == "red"}
         assert len(failed) >= 4
         assert [row["slide"] for row in failed if not row["mend"]] == []
+
+
+@pytest.mark.parametrize("value", ["nan", "-1", "0", "1e9"])
+def test_a_pixel_size_that_no_job_would_take_is_wrong_usage(tmp_path, value):
+    path = write_aperio(tmp_path / "a.svs", smooth_picture(300, 200))
+    code, said = slidemil("info", path, "--slide-mpp", value)
+    assert code == 2
+    assert "slide_mpp must be 0.02 to 10 µm per pixel (0.5 for a 20x scan" in said
