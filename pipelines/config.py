@@ -138,7 +138,8 @@ class ExtractSettings:
                 f"read_timeout must be above 0 s, not {self.read_timeout}": self.read_timeout > 0,
                 f"slide_timeout must be above 0 s, not {self.slide_timeout}": self.slide_timeout > 0,
                 f"memory must be at least 0.1 GB, not {self.memory_gb}": self.memory_gb >= 0.1,
-                f"slide_mpp must be 0.02 to 10 µm per pixel ({_USUAL_MPP}), not {self.slide_mpp}": self.slide_mpp is None
+                f"slide_mpp must be 0.02 to 10 µm per pixel ({_USUAL_MPP}), not {self.slide_mpp}": self.slide_mpp
+                is None
                 or 0.02 <= self.slide_mpp <= 10,
             }
         )

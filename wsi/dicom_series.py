@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from wsi.dicom_header import read_dicom_header
+from wsi.dicom_header import SOP_INSTANCE, read_dicom_header
 
 
 def series_uid(path: Path) -> str | None:
@@ -24,3 +24,14 @@ def series_files(path: Path) -> tuple[Path, ...]:
         return (path,)
     beside = (file for file in path.parent.iterdir() if file.is_file())
     return tuple(sorted(file for file in beside if series_uid(file) == uid))
+
+
+def same_twice(path: Path) -> tuple[str, str] | None:
+    """Return the names of two files of the series that are one and the same picture, None where there are none."""
+    seen: dict[str, str] = {}
+    for file in series_files(path):
+        header = read_dicom_header(file)
+        instance = None if header is None else header.text.get(SOP_INSTANCE)
+        if instance is not None and seen.setdefault(instance, file.name) != file.name:
+            return seen[instance], file.name
+    return None

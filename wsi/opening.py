@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Callable
 from pathlib import Path
 
 from wsi.dicom_header import PHOTOMETRIC as DICOM_PHOTOMETRIC
 from wsi.dicom_header import read_dicom_header
+from wsi.dicom_series import same_twice
 from wsi.errors import (
     COPY_AGAIN,
     FetchError,
@@ -321,6 +323,9 @@ def _dicom_readers(path: Path) -> list[Open]:
         return [OpenSlideSlide]  # it says best what is wrong
     if header.optical_paths > 1:
         raise several_paths(path.name, header.optical_paths)
+    if twice := same_twice(path):
+        what = f"{' and '.join(twice)} are the same picture of its series"
+        raise OtherPictureError(path.name, what, "Take one of them out of the folder.")
     stream = read_header(header.frame).colour
     if stream is not None and (stream == "rgb") != (header.text.get(DICOM_PHOTOMETRIC) == "RGB"):
         return [DicomSlide]  # OpenSlide believes the tag; the decoder needs what the stream says
@@ -414,12 +419,19 @@ def _probe(slide: Slide) -> None:
 def _no_reader(path: Path, head: bytes, failures: list[SlideError]) -> UnreadableSlideError:
     dicom = _is_dicom(head)
     kind = "a TIFF" if head.startswith(_TIFF) else "a DICOM file" if dicom else "a file of unknown kind"
-    whats = dict.fromkeys(printable(f.what.replace(str(path), path.name), limit=130) for f in failures)
+    whats = dict.fromkeys(printable(_plain(f.what, path), limit=130) for f in failures)
     again = "Copy it again, or write it anew as a standard DICOM slide." if dicom else _COPY
     mends = [f.mend for f in failures if f.mend not in ("", COPY_AGAIN)] or [again]
     error = UnreadableSlideError(path.name, f"{kind} that no reader takes: {'; '.join(whats)}", mends[0])
     error.__cause__ = failures[0] if failures else None
     return error
+
+
+def _plain(what: str, path: Path) -> str:
+    """Return a library's words without the folder of the file, and without objects of Python."""
+    for folder in (os.path.realpath(path.parent), os.path.abspath(path.parent), str(path.parent)):  # noqa: PTH100
+        what = what.replace(f"{folder}{os.sep}", "")
+    return re.sub(r"<[\w.]+ object at 0x[0-9a-f]+>", "…", what)
 
 
 def _kind_of(head: bytes) -> str | None:

@@ -6,6 +6,7 @@ import sys
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import openslide
@@ -15,6 +16,7 @@ from _dicom import JPEG2000, JPEG_LS, PLAIN, RLE, write_dicom
 from _shared import shared_path
 
 import wsi
+from wsi import opening
 from wsi.anatomy import anatomy
 from wsi.dicom_header import PHOTOMETRIC, read_dicom_header
 from wsi.dicom_series import series_files
@@ -240,6 +242,22 @@ def test_a_level_that_cannot_be_read_is_not_passed_over(tissue, tmp_path):
         paths[0].write_bytes(data[:end])
         with pytest.raises(wsi.UnreadableSlideError):
             wsi.open_slide(paths[0])
+
+
+@pytest.mark.parametrize("photometric", ["YBR_FULL_422", "RGB"])
+def test_a_copy_within_a_series_is_named(photometric, tissue, tmp_path):
+    """Readers show it as an object of Python, or take either."""
+    paths = written(tmp_path, tissue, photometric=photometric)
+    (tmp_path / "copy.dcm").write_bytes(paths[0].read_bytes())
+    with pytest.raises(wsi.UnreadableSlideError, match=rf"copy\.dcm and {paths[0].name} are the same picture"):
+        wsi.open_slide(paths[1])
+
+
+def test_a_library_s_words_name_neither_folders_nor_objects(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = f"Reader({tmp_path}/in/a.dcm: no end) and [<wsidicom.reader.Reader object at 0x7f9e622fad10>]"
+    for path in (tmp_path / "in/a.dcm", Path("in/a.dcm")):
+        assert opening._plain(said, path) == "Reader(a.dcm: no end) and […]"
 
 
 def test_a_damaged_frame_costs_itself(tissue, tmp_path):
