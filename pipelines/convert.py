@@ -21,6 +21,7 @@ from .manifest import Manifest, SlideEntry
 from .outcome import Said
 from .records import finish
 from .slide_work import passport_name
+from .units import counted
 
 _APART = ("patches", "tiles", "heatmaps", "models", ".done", ".failed", ".state")
 _SLOW_CHUNK = 256
@@ -84,8 +85,8 @@ def convert(
         notes.update(slide.notes)
         done.append(replace(slide, features=slide.features[:0], xy=slide.xy[:0]))
     _close(to, out, done)
-    lines = [f"{len(done)} slides → {out} ({to})"]
-    warnings = [f"{note} ({count} slides)" for note, count in notes.items()]
+    lines = [f"{counted(len(done), 'slide')} → {out} ({to})"]
+    warnings = [f"{note} ({counted(count, 'slide')})" for note, count in notes.items()]
     lines += [f"  failed  {text}" for text in failed] + [f"  note    {text}" for text in warnings]
     told_all = {"done": len(done), "failed": failed, "warnings": warnings, "to": to, "out": out}
     status = "done" if not failed else "partial" if done else "failed"

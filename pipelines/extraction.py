@@ -44,6 +44,7 @@ from .records import (
 from .slide_work import SlideWork, finish_slide, passport_name
 from .staining import Staining, whole
 from .timing import StageClock
+from .units import counted
 
 if TYPE_CHECKING:
     from mil import Encoder
@@ -195,7 +196,7 @@ class Extraction:
             if free:
                 return [entry for entry in free if not self._failed_elsewhere(entry)]
             who = next(iter(busy.values())).who
-            self.progress.advance(0, note=f"waiting for {len(self.held)} slides of another run ({who})")
+            self.progress.advance(0, note=f"waiting for {counted(len(self.held), 'slide')} of another run ({who})")
             time.sleep(_LOOK_EVERY)
 
     def _is_done(self, entry: SlideEntry) -> bool:

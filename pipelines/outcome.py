@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import ExitCode
 from .manifest import one_line
+from .units import counted
 
 if TYPE_CHECKING:
     from wsi import SlideError
@@ -93,7 +94,8 @@ class Outcome:
 
     def lines(self) -> list[str]:
         """Return what people read: counts, then failures with their mend, then the rest."""
-        counts = f"{self.found} slides: {len(self.done)} done, {len(self.skipped)} were done, {len(self.failed)} failed"
+        found = counted(self.found, "slide")
+        counts = f"{found}: {len(self.done)} done, {len(self.skipped)} were done, {len(self.failed)} failed"
         failed = [one_line(f"  failed  {f.slide}: {f.cause}. {f.mend}".rstrip()) for f in self.failed]
         pace = [self.bottleneck] if self.done else []
         stopped = [f"  stopped  {self.problem}"] if self.problem else []

@@ -9,7 +9,7 @@ from wsi.littles_law import Line
 
 from .config import ExtractSettings
 from .machine import round_up
-from .units import duration
+from .units import counted, duration
 from .verdict import READ, TAKE
 
 if TYPE_CHECKING:
@@ -69,25 +69,26 @@ def figures(plan: Plan, settings: ExtractSettings, device: str, map_bytes: int =
 def lines(plan: Plan, data: Mapping[str, Any]) -> list[str]:
     """Return a plan in words."""
     slides, tiles = data["slides"], data["tiles"]
+    found = counted(slides["found"], "slide")
     out = [
-        f"{slides['found']} slides: {slides['to_do']} to do, {slides['done']} done, {slides['failed']} cannot be used",
+        f"{found}: {slides['to_do']} to do, {slides['done']} done, {slides['failed']} cannot be used",
         *(f"  cannot      {f['slide']}: {f['cause']}. {f['mend']}".rstrip() for f in data["failed"]),
         *_redo_lines(plan),
     ]
     if plan.forecast is None:
         why = "nothing to do" if not slides["to_do"] else "no slide of the sample has a tile: no time can be told"
         return [*out, f"  {why}"]
-    counted = "counted on all of them"
+    known = "counted on all of them"
     if not tiles["exact"]:
-        counted = f"{tiles['low']:,} to {tiles['high']:,}: counted on {_plural(tiles['slides_counted'], 'slide')}"
-    out.append(f"  tiles       {'' if tiles['exact'] else 'about '}{tiles['expected']:,} ({counted})")
+        known = f"{tiles['low']:,} to {tiles['high']:,}: counted on {counted(tiles['slides_counted'], 'slide')}"
+    out.append(f"  tiles       {'' if tiles['exact'] else 'about '}{tiles['expected']:,} ({known})")
     read = f", about {data['gb']['tiles']:.2g} GB of tiles" if data["gb"]["tiles"] is not None else ""
     out += [
         f"  to read     {data['gb']['to_hash']:.3g} GB to be hashed{read}",
         *([f"  to write    about {data['gb']['maps']:.3g} GB of feature maps"] if data["gb"]["maps"] else []),
-        f"  workers     {_plural(data['workers'], 'reader')}, {_plural(data['cores'], 'core')}, "
+        f"  workers     {counted(data['workers'], 'reader')}, {counted(data['cores'], 'core')}, "
         f"encoder on {data['device']}",
-        f"  queue       {data['depth']} tiles deep: λ {data['lambda']:.4g}/s · W {1e3 * data['W']:.3g} ms = "
+        f"  queue       {counted(data['depth'], 'tile')} deep: λ {data['lambda']:.4g}/s · W {1e3 * data['W']:.3g} ms = "
         f"L {data['L']:.2f}, and L + 3√L of them, at least one per reader",
         f"  memory      about {data['memory_gb']:.2g} GB, libraries and reading processes included",
         f"  time        about {_range(data)}",
@@ -104,7 +105,7 @@ def _redo_lines(plan: Plan) -> list[str]:
     for name, changed in plan.triage.redo.items():
         reasons.setdefault(", ".join(changed[:4]) or "an output is missing or cut", []).append(name)
     return [
-        f"  redo        {_plural(len(names), 'slide')} ({', '.join(names[:3])}{' …' if len(names) > 3 else ''}): {why}"
+        f"  redo        {counted(len(names), 'slide')} ({', '.join(names[:3])}{' …' if len(names) > 3 else ''}): {why}"
         for why, names in reasons.items()
     ]
 
@@ -164,7 +165,3 @@ def _gains(one_more: Mapping[str, float]) -> str:
     names = {"gpu": "GPU"}
     told = [f"{names.get(n, n)}: {'no faster' if g < 1.03 else f'about {g:.1f}x'}" for n, g in one_more.items()]
     return " · ".join(told)
-
-
-def _plural(number: float, what: str) -> str:
-    return f"{number:g} {what}{'' if number == 1 else 's'}"

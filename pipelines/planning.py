@@ -164,7 +164,8 @@ def sort_out(
             triage.waiting.append(entry)
             triage.redo[entry.slide_id] = ["--force"] if force else extraction.changed(entry, parts)
     if believed:
-        triage.notes.append(f"{believed} finished slides were taken as unchanged; the run hashes and compares them")
+        was = "1 finished slide was" if believed == 1 else f"{believed} finished slides were"
+        triage.notes.append(f"{was} taken as unchanged; the run hashes and compares")
     return triage
 
 

@@ -14,6 +14,7 @@ from .files import csv_bytes, write_bytes
 from .filled_in import OF_THE_SCAN, Filled, says_something
 from .manifest import SlideEntry
 from .scan_slide import SlideRow
+from .units import counted
 
 INVENTORY = (
     *("light", "slide_id", "path", "cause", "mend", "notes", "reader", "vendor", "container", "compression"),
@@ -68,7 +69,7 @@ def write_inventory(path: Path, rows: Sequence[SlideRow]) -> str:
     flaws = dict.fromkeys(f"{flaw}_share" for row in rows for flaw in row.quality)
     lines = [_inventory_line(row, path) for row in rows]
     write_bytes(path, csv_bytes([*INVENTORY, *flaws], lines))
-    return f"{path}: the inventory of {len(rows)} slides"
+    return f"{path}: the inventory of {counted(len(rows), 'slide')}"
 
 
 def write_manifest(path: Path, rows: Sequence[SlideRow], before: Filled | None = None) -> str:
@@ -95,15 +96,11 @@ def write_manifest(path: Path, rows: Sequence[SlideRow], before: Filled | None =
     needy = sum(map(_needs_mpp, told))
     ask = f", {needy} to be filled in (column mpp)" if needy else ""
     left = f"; {len(rows) - len(told)} that would fail are left out" if len(told) < len(rows) else ""
-    kept = f"; what was filled in before is kept ({_counted(before.kept, 'slide')})" if before and before.kept else ""
-    stay = f"; what was said of {_counted(len(others), 'slide')} not looked at stays" if others else ""
+    kept = f"; what was filled in before is kept ({counted(before.kept, 'slide')})" if before and before.kept else ""
+    stay = f"; what was said of {counted(len(others), 'slide')} not looked at stays" if others else ""
     away = any(Path(str(line["path"])).is_absolute() for line in lines)
     switch = "; slides lie outside its folder: a job takes it with --allow-outside" if away else ""
-    return f"{path}: a manifest of {len(lines)} slides{ask}{left}{kept}{stay}{switch}"
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count:,} {what}{'s' * (count != 1)}"
+    return f"{path}: a manifest of {counted(len(lines), 'slide')}{ask}{left}{kept}{stay}{switch}"
 
 
 def _inventory_line(row: SlideRow, table: Path) -> dict[str, object]:

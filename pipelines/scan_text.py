@@ -12,6 +12,7 @@ from dataclasses import replace
 from wsi.errors import printable
 
 from .scan_slide import LIGHTS, Finding, SlideRow
+from .units import counted
 
 _STYLES = {"green": "green", "amber": "yellow", "red": "bold red"}
 _NARROWEST, _WIDEST = 60, 160
@@ -50,7 +51,7 @@ def lines_of(rows: Sequence[SlideRow], notes: Sequence[str], written: Sequence[s
 def counts_of(rows: Sequence[SlideRow]) -> str:
     """Return how many slides have which light, and how large they are."""
     lights = ", ".join(f"{sum(row.light == light for row in rows)} {light}" for light in LIGHTS)
-    slides = f"{len(rows):,} slide{'s' * (len(rows) > 1)}"
+    slides = counted(len(rows), "slide")
     return f"{slides}: {lights} · {size_of(sum(row.total_bytes or 0 for row in rows))}"
 
 
@@ -60,7 +61,7 @@ def groups_of(rows: Sequence[SlideRow]) -> list[str]:
     groups = Counter(group for row in rows for group in {(f.light, f.code) for f in row.findings if f.light != "green"})
     ordered = sorted(groups.items(), key=lambda group: (-LIGHTS.index(group[0][0]), -group[1], group[0][1]))
     return [
-        f"{light:<5}  {count:,} slide{'s' * (count > 1)} {_GROUPS.get(code, code)}. {mends.get(code, '')}".rstrip()
+        f"{light:<5}  {counted(count, 'slide')} {_GROUPS.get(code, code)}. {mends.get(code, '')}".rstrip()
         for (light, code), count in ordered
     ]
 
@@ -97,13 +98,13 @@ def _facts(row: SlideRow) -> list[str]:
     width, height = row.levels[0]
     resolution = f"{row.mpp[0]:.4g} µm/px ({row.mpp_source})" if row.mpp else f"µm/px {row.mpp_source}"
     power = f"{row.objective:g}x" if row.objective else None
-    levels = f"{len(row.levels)} level{'s' * (len(row.levels) > 1)}"
+    levels = counted(len(row.levels), "level")
     tile = "{} × {}".format(*row.native_tile) if row.native_tile else None
     kind = " ".join(part for part in (row.vendor, row.container, row.compression, tile) if part)
     how = "direct" if row.direct else (row.reader or "").split(" ")[0]
     icc = "ICC" if row.icc else None
     size = size_of(row.total_bytes or 0) + (f" in {row.file_count:,} files" if row.file_count > 1 else "")
-    tiles = None if row.tiles is None else f"{row.tiles:,} tiles"
+    tiles = None if row.tiles is None else counted(row.tiles, "tile")
     found = (f"{width} × {height} px", levels, resolution, power, kind, how, icc, size, tiles)
     return [part for part in (*found, row.probe) if part]
 

@@ -12,6 +12,7 @@ from .ledger import read_ledgers
 from .manifest import Manifest
 from .outcome import Said
 from .processes import Process, this_process
+from .units import counted
 
 
 def describe(job: JobFolder, manifest: Manifest, rows: Sequence[Mapping[str, str]]) -> Said:
@@ -26,13 +27,14 @@ def describe(job: JobFolder, manifest: Manifest, rows: Sequence[Mapping[str, str
     models = _names(job, "models")
     working = _working(job)
     killed = _killed(job)
+    tiles = sum(int(row.get("n_tiles") or 0) for row in rows)
     data = {
         "status": "done" if counts["done"] == len(manifest.entries) else "partial",
         "slides": {
             "found": len(manifest.entries),
             **{name: counts[name] for name in ("done", "failed", "pending")},
         },
-        "tiles": sum(int(row.get("n_tiles") or 0) for row in rows),
+        "tiles": tiles,
         "failed": failed,
         "running": [{"slide": name, "by": who} for name, who in working.items()],
         "killed": killed,
@@ -43,8 +45,8 @@ def describe(job: JobFolder, manifest: Manifest, rows: Sequence[Mapping[str, str
         "report": job.report.is_file(),
     }
     lines = [
-        f"{len(manifest.entries)} slides: {counts['done']} done, {counts['failed']} failed, "
-        f"{counts['pending']} pending · {data['tiles']} tiles",
+        f"{counted(len(manifest.entries), 'slide')}: {counts['done']} done, {counts['failed']} failed, "
+        f"{counts['pending']} pending · {counted(tiles, 'tile')}",
         *(f"  failed  {f['slide']}: {f['cause']}. {f['mend']}".rstrip() for f in failed),
         *(f"  {row['slide_id']}: {row['warning']}" for row in rows if row.get("warning")),
         *_told_of_work(working, killed),
@@ -71,7 +73,7 @@ def _killed(job: JobFolder) -> str | None:
 
 
 def _told_of_work(working: Mapping[str, str], killed: str | None) -> list[str]:
-    lines = [f"  running {who}: {sum(one == who for one in working.values())} slides" for who in {*working.values()}]
+    lines = [f"  running {who}: {counted(slides, 'slide')}" for who, slides in Counter(working.values()).items()]
     if killed is not None:
         lines.append(
             f"  killed  the last run ({killed}) did not end: run the same command again, it goes on from there"

@@ -34,6 +34,11 @@ def worker_count(text: str) -> int:
     return int(text)
 
 
+def counted(number: float, what: str) -> str:
+    """Return `1 core`, `1,200 tiles`, `1.5 cores`."""
+    return f"{number:{',' if isinstance(number, int) else 'g'}} {what}{'' if number == 1 else 's'}"
+
+
 def duration(seconds: float) -> str:
     """Return `4.2 s`, `3 min 20 s` or `2 h 05 min`."""
     if seconds < 59.5:

@@ -13,6 +13,8 @@ from typing import Any
 
 from wsi.littles_law import CORES, Line, Stage
 
+from .units import counted
+
 Rates = Mapping[str, Mapping[str, Any]]
 
 PREPARE, READ, TAKE = "prepare", "read", "take"
@@ -233,7 +235,7 @@ def _cure(line: Line, resource: str, limit: str, saturated: bool, device: str) -
         return _more_readers(line, limit, saturated)
     if limit == "cores":
         busiest = {"decode": "decoding", "encode": "the encoder", "stain": "stain"}.get(line.largest(CORES).name)
-        most = f"{busiest or 'opening slides'} takes most of {_count(line.cores, 'core')}"
+        most = f"{busiest or 'opening slides'} takes most of {counted(line.cores, 'core')}"
         readers = {READ: 1.0} if line.workers[READ] >= math.floor(line.cores) else {}
         gain = line.gain(cores=1, workers=readers)
         return gain, f"{most}; 1 more core would give {_times(gain)}"
@@ -265,13 +267,8 @@ def _more_readers(line: Line, limit: str, saturated: bool) -> tuple[float, str]:
         return gain, f"more readers get no more out of it; a storage twice as fast would give {_times(gain)}"
     if gain < _HELPS:
         return gain, "more readers would give no more"
-    return gain, f"{_count(more, 'more reader')} would give {_times(gain)}"
+    return gain, f"{counted(more, 'more reader')} would give {_times(gain)}"
 
 
 def _times(gain: float) -> str:
     return f"about {gain:.1f}x" if gain < 10 else "over 10x"
-
-
-def _count(number: float, what: str) -> str:
-    """Return "1 core", "2 cores", "1.5 cores"."""
-    return f"{number:g} {what}{'' if number == 1 else 's'}"

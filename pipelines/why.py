@@ -15,6 +15,7 @@ from .ledger import Account, Books, read_ledgers
 from .manifest import Manifest, SlideEntry
 from .outcome import Said
 from .records import Record, read_failure, read_record
+from .units import counted
 
 _LONGEST_HISTORY = 12
 
@@ -102,14 +103,14 @@ def _damage(job: JobFolder, output: Path, record: Record) -> str:
 
 
 def _told_of_done(job: JobFolder, done: Mapping[Path, Record]) -> list[str]:
-    lines = [f"is done: {sum(r.facts.get('n_tiles', 0) for r in done.values())} tiles in {len(done)} feature file(s)"]
+    tiles = sum(record.facts.get("n_tiles", 0) for record in done.values())
+    lines = [f"is done: {counted(tiles, 'tile')} in {counted(len(done), 'feature file')}"]
     for path, record in done.items():
         facts = record.facts
-        lines.append(f"made     {path.relative_to(job.root).as_posix()}: {facts.get('n_tiles', 0)} tiles")
+        lines.append(f"made     {path.relative_to(job.root).as_posix()}: {counted(facts.get('n_tiles', 0), 'tile')}")
         if facts.get("n_missing"):
-            lines.append(
-                f"missing  {facts['n_missing']} tiles could not be read; dataset `missing` of the file says why"
-            )
+            lost = counted(facts["n_missing"], "tile")
+            lines.append(f"missing  {lost} could not be read; dataset `missing` of the file says why")
         if facts.get("warning"):
             lines.append(f"warning  {facts['warning']}")
         lines.append(
