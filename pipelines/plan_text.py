@@ -15,6 +15,7 @@ from .verdict import READ, TAKE
 if TYPE_CHECKING:
     from .planning import Plan
 
+_MUCH = 0.2
 _NAMES = {
     "hash": "hash",
     "prepare": "open, tissue",
@@ -58,6 +59,7 @@ def figures(plan: Plan, settings: ExtractSettings, device: str, map_bytes: int =
         "seconds": round(expected.seconds, 2),
         "seconds_low": None if plan.seconds is None else round(plan.seconds[0], 2),
         "seconds_high": None if plan.seconds is None else round(plan.seconds[1], 2),
+        "seconds_start": round(plan.startup, 2),
         "hours": round(expected.seconds / 3600, 4),
         "bottleneck": expected.verdict.text,
         "verdict": expected.verdict.to_dict(),
@@ -91,7 +93,7 @@ def lines(plan: Plan, data: Mapping[str, Any]) -> list[str]:
         f"  queue       {counted(data['depth'], 'tile')} deep: λ {data['lambda']:.4g}/s · W {1e3 * data['W']:.3g} ms = "
         f"L {data['L']:.2f}, and L + 3√L of them, at least one per reader",
         f"  memory      about {data['memory_gb']:.2g} GB, libraries and reading processes included",
-        f"  time        about {_range(data)}",
+        f"  time        about {_range(data)}{_start(data)}",
         f"  bottleneck  {data['bottleneck']}",
         f"  one more    {_gains(data['one_more'])}",
         "  stage             one worker         one piece takes (99 % under)",
@@ -159,6 +161,12 @@ def _range(data: Mapping[str, Any]) -> str:
         return f"{middle} (too little was measured for a range)"
     low, high = duration(data["seconds_low"]), duration(data["seconds_high"])
     return middle if low == high else f"{middle} ({low} to {high})"
+
+
+def _start(data: Mapping[str, Any]) -> str:
+    """Return what of the time passes before the first tile, where that is much of it."""
+    start = data["seconds_start"]
+    return f", {duration(start)} of it until reading begins" if start > _MUCH * data["seconds"] else ""
 
 
 def _gains(one_more: Mapping[str, float]) -> str:

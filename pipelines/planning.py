@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from .config import ExtractSettings
 from .counting import Count, Estimate, count, estimate, size_of
 from .errors import ExitCode
 from .extraction import Extraction
-from .forecast import Forecast, Kept, Work, forecast, settings_key
+from .forecast import MOST_READERS, Forecast, Kept, Work, forecast, settings_key
 from .jobfolder import JobFolder
 from .manifest import Manifest, SlideEntry
 from .maps import map_bytes
@@ -79,6 +80,11 @@ class Plan:
     seconds: tuple[float, float] | None
     memory: float
     bytes_to_hash: int
+
+    @property
+    def startup(self) -> float:
+        """Seconds that a run takes before it reads: modules, weights, processes and threads."""
+        return self.probe.measured.startup if self.probe is not None and self.probe.measured is not None else 0.0
 
 
 def make_plan(
@@ -194,7 +200,7 @@ def keep(plan: Plan, run: Run, settings: ExtractSettings, encoder: Encoder) -> N
 def say_plan(plan: Plan, settings: ExtractSettings, encoder: Encoder, notes: Sequence[str]) -> Said:
     """Return a plan for people and programs; slides that cannot be used make the exit code that of a run."""
     each = map_bytes(encoder, settings.dtype) if settings.dense else 0
-    warnings = [*notes, *plan.triage.notes, *(plan.probe.notes if plan.probe else ())]
+    warnings = [*notes, *plan.triage.notes, *(plan.probe.notes if plan.probe else ()), *_too_many(plan, settings)]
     data: dict[str, Any] = {
         "status": "partial" if plan.failures else "done",
         "slides": {
@@ -210,6 +216,17 @@ def say_plan(plan: Plan, settings: ExtractSettings, encoder: Encoder, notes: Seq
     }
     lines = [*plan_text.lines(plan, data), *(f"  note        {text}" for text in warnings)]
     return Said(tuple(lines), data, ExitCode.SOME_FAILED if plan.failures else ExitCode.DONE)
+
+
+def _too_many(plan: Plan, settings: ExtractSettings) -> list[str]:
+    """Say it where far more readers were asked for than could be of use."""
+    cores = plan.forecast.line.cores if plan.forecast else math.inf
+    if settings.workers <= max(MOST_READERS, 4 * cores):
+        return []
+    return [
+        f"--workers {settings.workers}: left to itself a run takes {MOST_READERS} at most; more than the cores are of "
+        "use only where reads wait for storage, and each takes time to start and memory"
+    ]
 
 
 def all_plans(scales: Sequence[ExtractSettings], said: Sequence[Said]) -> Said:

@@ -23,6 +23,7 @@ _TAKING = ("stain", "encode", "write")
 _BESIDE = 0.9
 """Share of the longest demand from which on another resource limits the run as well."""
 _HELPS = 1.05
+"""From how many times as fast on something is worth its number."""
 _IDLE_READERS = 0.85
 """Share of their time below which readers are held back by something else than their work."""
 _LIMIT_OF_STAGE = {
@@ -230,7 +231,7 @@ def _cure(line: Line, resource: str, limit: str, saturated: bool, device: str) -
     """Return what would help, and how much with the next bottleneck as its cap."""
     if limit == "memory":
         gain = line.gain(uncapped=READ)
-        return gain, f"with more --memory it would be {_times(gain)} as fast"
+        return gain, f"more --memory would give {_times(gain)}"
     if limit in ("storage", "readers"):
         return _more_readers(line, limit, saturated)
     if limit == "cores":
@@ -271,4 +272,6 @@ def _more_readers(line: Line, limit: str, saturated: bool) -> tuple[float, str]:
 
 
 def _times(gain: float) -> str:
+    if gain < _HELPS:
+        return "hardly more"
     return f"about {gain:.1f}x" if gain < 10 else "over 10x"

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,8 +17,8 @@ from _command import digests, slidemil, slidemil_json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines import machine, plan_text
-from pipelines.config import load_settings
+from pipelines import machine, plan_text, planning
+from pipelines.config import ExtractSettings, load_settings
 from pipelines.counting import estimate
 from pipelines.forecast import Kept, Measured, Work, forecast, half_width, kept_by_plan, score, told
 from pipelines.jobfolder import JobFolder
@@ -418,3 +419,14 @@ def test_seconds_in_words():
         "3 min 20 s",
         "1 h 02 min",
     ]
+
+
+def test_the_time_of_starting_is_told_where_it_is_much():
+    assert plan_text._start({"seconds": 57.0, "seconds_start": 49.0}) == ", 49 s of it until reading begins"
+    assert plan_text._start({"seconds": 57.0, "seconds_start": 2.0}) == ""
+
+
+@pytest.mark.parametrize(("workers", "cores", "told"), [(0, 2, False), (64, 2, False), (999, 2, True), (99, 32, False)])
+def test_far_more_readers_than_cores_are_remarked_on(workers, cores, told):
+    plan = SimpleNamespace(forecast=SimpleNamespace(line=SimpleNamespace(cores=cores)))
+    assert bool(planning._too_many(plan, ExtractSettings(workers=workers))) is told

@@ -82,7 +82,7 @@ CASES = {
     "memory": (
         {"read": read(storage=0.05, workers=64, wait=0.9, capped_by="memory"), "encode": stage(1.0)},
         "memory",
-        "memory-bound: encoder waits 90% · with more --memory it would be about 10.0x as fast",
+        "memory-bound: encoder waits 90% · more --memory would give about 10.0x",
     ),
 }
 
