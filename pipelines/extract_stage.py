@@ -27,6 +27,7 @@ from .records import keep
 from .scales import Scale, facts_of_all, facts_of_each, scales_of, standing, together
 from .stain_target import check_reference
 from .targets import check_job
+from .tissue_kept import keeping
 from .tissue_of_slide import check_masks
 
 if TYPE_CHECKING:
@@ -153,7 +154,8 @@ def _extract(run: Run, mine: Manifest, settings: ExtractSettings, encoder: Any, 
     works: list[Extraction] = []
     done: list[Scale] = []
     try:
-        done += [_at_scale(run, mine, one, encoder, works, several=len(scales) > 1, **how) for one in scales]
+        with keeping(run.job, several=len(scales) > 1):
+            done += [_at_scale(run, mine, one, encoder, works, several=len(scales) > 1, **how) for one in scales]
     finally:
         facts, failures = standing(works, len(scales))
         run.facts |= {"slides_done": len({name for work in works for name in work.fresh})}

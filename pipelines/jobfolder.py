@@ -115,6 +115,11 @@ class JobFolder:
         """SHA-256 of slides already hashed; safe to delete, they are then hashed again."""
         return self.root / ".state" / "hashes"
 
+    @property
+    def kept_tissue(self) -> Path:
+        """Tissue kept from one µm/px to the next, while a run takes several; safe to delete, it is found again."""
+        return self.root / ".state" / "tissue"
+
     def flight(self, run: str, task: str) -> Path:
         """What one task of a run on a cluster has begun and ended."""
         return self.root / ".state" / "flights" / run / f"{task}.json"

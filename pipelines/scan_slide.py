@@ -22,6 +22,7 @@ from wsi.remote_path import RemotePath
 from wsi.resize import resize_area
 
 from .manifest import SlideEntry
+from .units import counted
 
 Light = Literal["green", "amber", "red"]
 LIGHTS: tuple[Light, ...] = ("green", "amber", "red")
@@ -304,7 +305,7 @@ def _damage(found: Probe, grid: wsi.TileGrid | None, settings: ScanSettings) -> 
             yield Finding("amber", "damaged", what, "Best copy the slide again.")
     left_out = found.levels[0].left_out
     if left_out:
-        what = f"{left_out:,} of {found.levels[0].tiles:,} tiles were left out by the scanner and count as glass"
+        what = f"the scanner left out {left_out:,} of {counted(found.levels[0].tiles, 'tile')}, taken for glass"
         yield Finding("green", "sparse", what)
     if not found.in_time:
         yield Finding("green", "slow", "decoding is so slow that fewer tiles than usual were looked at")
@@ -341,8 +342,12 @@ def _with_quality(row: SlideRow, slide: wsi.Slide, tissue: wsi.Tissue) -> SlideR
 def _in_words(found: Probe) -> str:
     bad = sum(level.bad for level in found.levels)
     total = sum(level.tiles for level in found.levels)
-    which = f"all {found.decoded:,}" if found.complete else f"{found.decoded:,} of {total:,}"
-    return f"{which} tiles decoded, {f'{bad:,} bad' if bad else 'none bad'}"
+    which = (
+        f"all of {counted(found.decoded, 'tile')}"
+        if found.complete
+        else f"{found.decoded:,} of {counted(total, 'tile')}"
+    )
+    return f"{which} decoded, {f'{bad:,} bad' if bad else 'none bad'}"
 
 
 def _signature(tissue: wsi.Tissue) -> bytes | None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import wsi
 from wsi.ranges import RemoteError
 from wsi.sources import fetch_error
 
-from . import tissue_of_slide
+from . import tissue_kept, tissue_of_slide
 from .config import ExtractSettings
 from .features import coords_attributes, coords_bytes, feature_bytes
 from .files import write_bytes
@@ -97,7 +98,8 @@ def prepare(
         spec = wsi.TileSpec(size=settings.tile, mpp=settings.mpp, overlap=settings.overlap)
         # A slide without usable µm/px is refused before any pixel is read: that alone can take minutes.
         wsi.tile_grid(slide, None, spec, allow_upsampling=settings.allow_upsampling)
-        tissue, quality = tissue_of_slide.find(slide, entry, settings)
+        find = partial(tissue_of_slide.find, slide, entry, settings)
+        tissue, quality = tissue_kept.kept_or(job, entry.slide_id, parts, find)
         write_bytes(job.thumbnail(entry.slide_id), pictures.thumbnail_jpeg(tissue))
         write_bytes(job.contour(entry.slide_id), pictures.contour_jpeg(tissue))
         outline = json.dumps(tissue.to_geojson(), separators=(",", ":"))
