@@ -17,6 +17,7 @@ from .bag import Bag
 from .checkpoint import Checkpoint, grouped
 from .epoch import Epoch, lr_share
 from .errors import TrainingDataError
+from .fusion import Late
 from .heads import Head, MILOutput
 from .heads.output import columns, single_precision
 from .losses import objective_of
@@ -133,6 +134,18 @@ class Fit:
         with torch.no_grad(), self._precision():
             found: Tensor = self.head.eval()(self.train.bags[0]).embedding
         return found
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """What is chosen on validation once the weights are: how much late fusion hears of the variables."""
+        if not isinstance(self.head.fusion, Late):
+            return
+        self.head.eval()
+        with self._precision():
+            outs = [self.head(self.validation.bags[i]) for i in range(len(self.validation.bags))]
+        slide = torch.cat([out.logits if out.parts is None else out.parts[:, 0] for out in outs]).float()
+        joint = torch.cat([out.logits for out in outs]).float()
+        self.head.fusion.settle(slide, joint, lambda logits: self.task.full_loss(logits, self.validation.target))
 
     def say_averaged(self, bags: PreparedBags) -> Tensor:
         """As `say`, with the averaged weights where there are any: as validation hears it."""

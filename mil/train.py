@@ -89,6 +89,7 @@ def train(
         with head.takes_prepared(fused=not isinstance(fitted, MultiTask) and settings.fusion != "early"):
             _run(fit, on_epoch, keep, _watching(fit, prepare, watch))
         head.load_state_dict(fit.best)
+        fit.settle()
         prepare.fold_into(head.to("cpu").eval())
         answers = fitted.answer(_logits(head, validation))
     config = _config(head, train, validation, fitted, settings, fit.history, targets, answers)

@@ -16,7 +16,7 @@ from .early import Early
 from .late import Late
 from .middle import Middle
 
-__all__ = ["FUSIONS", "Fusion", "attach"]
+__all__ = ["FUSIONS", "Fusion", "Late", "attach"]
 
 FUSIONS: dict[str, type[Fusion]] = {kind.kind: kind for kind in (Early, Middle, Late, CrossAttention)}
 

@@ -144,6 +144,29 @@ def test_late_fusion_drops_what_is_missing_and_stays_calibrated_and_zero_filled_
     assert bias["early", "missing"] < -0.03  # of 0.2 that are ill it expects 0.15
 
 
+def test_late_fusion_is_not_too_sure_where_the_variable_repeats_the_slide():
+    """The marker is read off the slide: it adds nothing, and the true odds are those of the slide alone."""
+    sides, variables = [], None
+    for n, seed in ((400, 0), (200, 1), (600, 2)):
+        side, _, slide, _ = marked(n, seed)
+        cells = [{"marker": str(int(odds > -0.5))} for odds in slide]
+        variables = variables or Variables.fit(["marker"], cells)
+        sides.append(replace(side, bags=joined(side.bags, variables, cells)))
+    settings = TrainSettings(
+        head="mean", epochs=6, lr=1e-2, batch_size=16, dropout=0.0, decorrelate=0.0, class_weights="none", fusion="late"
+    )
+    model = train(*sides[:2], CLASSES, settings, variables=variables)
+
+    def excess(share):
+        model.head.fusion.share.fill_(share)
+        said = np.array([p.probabilities[1] for p in predict(model, Bag.from_list(list(sides[2].bags)))])
+        return log_loss(said, sides[2].labels) - log_loss(1 / (1 + np.exp(-slide)), sides[2].labels)
+
+    chosen = float(model.head.fusion.share)
+    assert chosen < 0.7
+    assert excess(chosen) < 0.01 < excess(1.0) / 2
+
+
 @pytest.mark.parametrize("kind", sorted(FUSIONS))
 def test_a_stopped_training_goes_on_and_the_folder_gives_the_same_answers(kind, tmp_path):
     class Stop(Exception):
