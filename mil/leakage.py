@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 import torch
@@ -73,15 +72,28 @@ def suspicions(names: Sequence[str], sides: Sequence[str], signatures: Sequence[
     gaps = np.sqrt(np.maximum((z**2).sum(1)[:, None] + (z**2).sum(1) - 2 * z @ z.T, 0))
     np.fill_diagonal(gaps, np.inf)
     usual = float(np.median(gaps.min(axis=1))) or 1.0
-    found = []
-    for i, j in combinations(range(len(names)), 2):
-        if sides[i] == sides[j] or not sides[i] or not sides[j]:
-            continue
-        a, b = signatures[i].tiles, signatures[j].tiles
-        shared = len(np.intersect1d(a, b, assume_unique=True)) / max(min(len(a), len(b)), 1)
-        if shared >= COPY or gaps[i, j] < ALIKE * usual:
-            found.append(Suspicion(names[i], names[j], shared, float(gaps[i, j] / usual)))
-    return found
+    shared, at = _shared([s.tiles for s in signatures]), np.array(sides)
+    apart = (at[:, None] != at) & (at != "") & (at != "")[:, None]
+    suspect = np.triu(apart & ((shared >= COPY) | (gaps < ALIKE * usual)), k=1)
+    return [
+        Suspicion(names[i], names[j], float(shared[i, j]), float(gaps[i, j] / usual)) for i, j in np.argwhere(suspect)
+    ]
+
+
+def _shared(tiles: Sequence[NDArray[np.uint64]]) -> NDArray[np.float64]:
+    """Share of equal tiles of each two slides, (n, n), of the smaller one's; all pairs at once.
+
+    Args:
+        tiles: different hashes of each slide.
+    """
+    from scipy.sparse import csr_array
+
+    sizes = np.array([len(one) for one in tiles])
+    values, column = np.unique(np.concatenate(tiles), return_inverse=True)
+    edges = np.concatenate([[0], np.cumsum(sizes)])
+    has = csr_array((np.ones(len(column), np.int32), column, edges), shape=(len(tiles), len(values)))
+    count: NDArray[np.float64] = (has @ has.T).toarray() / np.maximum(np.minimum.outer(sizes, sizes), 1)
+    return count
 
 
 def _hash(rows: torch.Tensor) -> NDArray[np.uint64]:
