@@ -74,8 +74,11 @@ class BagSet:
     def __len__(self) -> int:
         return len(self.bags)
 
-    def by_patient(self) -> BagSet:
+    def by_patient(self, *, strict: bool = True) -> BagSet:
         """Return a set with one bag per patient: the tiles of all slides, in the order of the slides.
+
+        Args:
+            strict: refuse patients whose slides have different labels; else they are left out.
 
         Raises:
             TrainingDataError: slides of a patient have different labels.
@@ -84,11 +87,13 @@ class BagSet:
         for row, patient in enumerate(self.patients):
             rows.setdefault(patient, []).append(row)
         torn = [p for p, mine in rows.items() if not _alike(self.labels[mine])]
-        if torn:
+        if torn and strict:
             raise TrainingDataError(
                 f"{len(torn)} patient(s) have slides with different labels, e.g. {', '.join(torn[:3])}. One bag per "
                 "patient needs one label per patient."
             )
+        for patient in torn:
+            del rows[patient]
         return replace(
             self,
             bags=_Joined(self.bags, tuple(tuple(mine) for mine in rows.values()), tuple(rows)),

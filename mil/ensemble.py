@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -61,6 +62,7 @@ def distill(
     *,
     temperature: float = 2.0,
     share: float = 0.7,
+    **more: Any,
 ) -> TrainedModel:
     """Train one small head on what an ensemble says of the slides, and on their labels.
 
@@ -71,6 +73,7 @@ def distill(
         settings: of the small head.
         temperature: by which logits are divided.
         share: of the ensemble in the loss.
+        more: of `mil.train`: who is told of epochs, checkpoints, clinical variables of the small head.
 
     Raises:
         ModelError: no teacher, teachers of different tasks, or of no classification.
@@ -81,12 +84,19 @@ def distill(
         raise ModelError(f"an ensemble for {base.kind} cannot be distilled: its answers are no probabilities.")
     task = Distillation(replace(base, weights=()), temperature, share)
     sides = [replace(side, labels=_taught(teachers, side, temperature)) for side in (train_side, validation)]
-    model = train(sides[0], sides[1], task, settings)
+    model = train(sides[0], sides[1], task, settings, **more)
     fitted = model.task
     assert isinstance(fitted, Distillation)
     config = {**model.config, "task": base.kind, "task_spec": fitted.base.spec(), "classes": list(base.classes)}
     config["taught_by"] = {"members": len(teachers), "temperature": temperature, "share": share}
-    return replace(model, task=fitted.base, config=config | {"threshold": _shared_threshold(teachers)})
+    config |= {"threshold": _shared_threshold(teachers), "threshold_rule": "mean of those of the models that taught it"}
+    counts = [[int((np.asarray(s.labels) == c).sum()) for s in (train_side, validation)] for c in range(base.outputs)]
+    config["training"] = config["training"] | {
+        "slides_per_class": {
+            name: {"train": count[0], "validation": count[1]} for name, count in zip(base.classes, counts, strict=True)
+        }
+    }
+    return replace(model, task=fitted.base, config=config)
 
 
 def _shared_threshold(teachers: Sequence[TrainedModel]) -> float | None:
@@ -97,8 +107,8 @@ def _shared_threshold(teachers: Sequence[TrainedModel]) -> float | None:
 
 def _taught(teachers: Sequence[TrainedModel], side: BagSet, temperature: float) -> Array:
     """Labels and the ensemble's probabilities, (n, 1 + C)."""
-    said = np.array([[predict(model, bag)[0].logits for bag in side.bags] for model in teachers], np.float64)
-    return np.column_stack([np.asarray(side.labels, np.float64), softened(said, temperature)])
+    said = np.array([[predict(model, bag)[0].logits for model in teachers] for bag in side.bags], np.float64)
+    return np.column_stack([np.asarray(side.labels, np.float64), softened(said.swapaxes(0, 1), temperature)])
 
 
 def _check(models: Sequence[TrainedModel]) -> None:

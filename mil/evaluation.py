@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .delong import compare, delong_interval
-from .figures import Figure, figures_of
+from .figures import Figure, figures_of, with_cuts
 from .metrics import interval_of_agreement
 from .tasks import Array, Classification, MultiTask, Task
 
@@ -23,7 +23,7 @@ def evaluate_task(
     answer: Array,
     patients: Sequence[str],
     *,
-    threshold: float | None = None,
+    threshold: float | Array | None = None,
     folds: Sequence[str] | None = None,
     groups: Mapping[str, Sequence[str]] | None = None,
     resamples: int = 1000,
@@ -36,7 +36,7 @@ def evaluate_task(
         target: (n, W), NaN for what is not known.
         answer: (n, P).
         patients: of each slide; intervals resample these.
-        threshold: of a two-class task, chosen on validation.
+        threshold: of a two-class task, chosen on validation; (n,) where slides were answered by models with their own.
         folds: of each slide, where several models answered; figures are then also given per fold, and their mean.
         groups: further columns (site, scanner …), each with a value per slide; figures per value.
         resamples: of the bootstrap.
@@ -53,16 +53,17 @@ def evaluate_task(
             for name, (part, _, y) in task.parts(None, target).items()
         }
     known = task.known(target)
-    y, p, who = target[known], answer[known], np.asarray(patients, str)[known]
+    y, p, who = target[known], with_cuts(task, answer, threshold)[known], np.asarray(patients, str)[known]
     if not len(y):
         return {"n": 0, "n_patients": 0, "slides": {}}
-    said = _judged(task, y, p, who, threshold, resamples, seed)
-    result: dict[str, Any] = {"n": len(y), "n_patients": len(set(who)), "threshold": threshold, "slides": said}
-    result["patients"] = _per_patient(task, y, p, who, threshold, resamples, seed)
+    said = _judged(task, y, p, who, resamples, seed)
+    cut = None if threshold is None else float(np.mean(threshold))
+    result: dict[str, Any] = {"n": len(y), "n_patients": len(set(who)), "threshold": cut, "slides": said}
+    result["patients"] = _per_patient(task, y, p, who, resamples, seed)
     if folds is not None:
-        result["folds"] = _per_fold(task, y, p, np.asarray(folds, str)[known], threshold)
+        result["folds"] = _per_fold(task, y, p, np.asarray(folds, str)[known])
     result["groups"] = {
-        column: _per_value(task, y, p, who, np.asarray(values, str)[known], threshold, resamples, seed)
+        column: _per_value(task, y, p, who, np.asarray(values, str)[known], resamples, seed)
         for column, values in (groups or {}).items()
     }
     clean: dict[str, Any] = _jsonable(result)
@@ -76,7 +77,7 @@ def compare_models(
     second: Array,
     patients: Sequence[str],
     *,
-    thresholds: tuple[float | None, float | None] = (None, None),
+    thresholds: tuple[float | Array | None, float | Array | None] = (None, None),
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -86,14 +87,13 @@ def compare_models(
     for independent.
     """
     known = task.known(target)
-    y, a, b, who = target[known], first[known], second[known], np.asarray(patients, str)[known]
-    figures = [figures_of(task, cut, y) for cut in thresholds]
+    y, who = target[known], np.asarray(patients, str)[known]
+    a, b = (with_cuts(task, p, cut)[known] for p, cut in zip((first, second), thresholds, strict=True))
     draws = _draws(who, resamples, seed)
     result: dict[str, Any] = {"n": len(y), "n_patients": len(set(who)), "figures": {}}
-    for name in figures[0]:
-        of = [figure[name] for figure in figures]
-        value = of[0](y, a) - of[1](y, b)
-        found = np.array([of[0](y[rows], a[rows]) - of[1](y[rows], b[rows]) for rows in draws])
+    for name, of in figures_of(task, y).items():
+        value = of(y, a) - of(y, b)
+        found = np.array([of(y[rows], a[rows]) - of(y[rows], b[rows]) for rows in draws])
         kept = found[np.isfinite(found)]
         low, high = np.quantile(kept, (0.025, 0.975)) if kept.size else (math.nan, math.nan)
         tail = min((kept <= 0).mean(), (kept >= 0).mean()) if kept.size else math.nan
@@ -106,11 +106,9 @@ def compare_models(
     return clean
 
 
-def _judged(
-    task: Task, y: Array, p: Array, who: NDArray[np.str_], threshold: float | None, resamples: int, seed: int
-) -> dict[str, Any]:
+def _judged(task: Task, y: Array, p: Array, who: NDArray[np.str_], resamples: int, seed: int) -> dict[str, Any]:
     """Each figure with its interval."""
-    figures, draws = figures_of(task, threshold, y), _draws(who, resamples, seed)
+    figures, draws = figures_of(task, y), _draws(who, resamples, seed)
     said = {name: _with_interval(name, figure, y, p, who, draws) for name, figure in figures.items()}
     if isinstance(task, Classification) and len(task.classes) == 2:
         said["auc"]["delong_interval"] = list(delong_interval(y[:, 0] == 1, p[:, 1]))
@@ -144,9 +142,7 @@ def _draws(who: NDArray[np.str_], resamples: int, seed: int) -> list[NDArray[np.
     return [np.concatenate([rows[g] for g in rng.integers(len(rows), size=len(rows))]) for _ in range(resamples)]
 
 
-def _per_patient(
-    task: Task, y: Array, p: Array, who: NDArray[np.str_], threshold: float | None, resamples: int, seed: int
-) -> dict[str, Any]:
+def _per_patient(task: Task, y: Array, p: Array, who: NDArray[np.str_], resamples: int, seed: int) -> dict[str, Any]:
     """Figures of the patients' mean answers; patients whose slides have different targets are left out and counted."""
     names, member = np.unique(who, return_inverse=True)
     rows = [np.flatnonzero(member == g) for g in range(len(names))]
@@ -155,13 +151,13 @@ def _per_patient(
     if alike:
         targets = np.stack([y[mine[0]] for mine in alike])
         means = np.stack([p[mine].mean(axis=0) for mine in alike])
-        out["figures"] = _judged(task, targets, means, names[[member[m[0]] for m in alike]], threshold, resamples, seed)
+        out["figures"] = _judged(task, targets, means, names[[member[m[0]] for m in alike]], resamples, seed)
     return out
 
 
-def _per_fold(task: Task, y: Array, p: Array, folds: NDArray[np.str_], threshold: float | None) -> dict[str, Any]:
+def _per_fold(task: Task, y: Array, p: Array, folds: NDArray[np.str_]) -> dict[str, Any]:
     """Figures of each fold, their mean and standard deviation: not the same as the pooled figure."""
-    names, figures = sorted(set(folds)), figures_of(task, threshold, y)
+    names, figures = sorted(set(folds)), figures_of(task, y)
     each = {name: {f: figure(y[folds == f], p[folds == f]) for f in names} for name, figure in figures.items()}
     made = {}
     for name, values in each.items():
@@ -178,7 +174,6 @@ def _per_value(
     p: Array,
     who: NDArray[np.str_],
     values: NDArray[np.str_],
-    threshold: float | None,
     resamples: int,
     seed: int,
 ) -> dict[str, Any]:
@@ -186,7 +181,7 @@ def _per_value(
     made: dict[str, Any] = {}
     for value in sorted(set(values)):
         mine = values == value
-        figures = _judged(task, y[mine], p[mine], who[mine], threshold, resamples, seed)
+        figures = _judged(task, y[mine], p[mine], who[mine], resamples, seed)
         made[value] = {"n": int(mine.sum()), "n_patients": len(set(who[mine])), "figures": figures}
     return made
 

@@ -17,17 +17,28 @@ Figure = Callable[[Array, Array], float]
 """Targets (n, W) and answers (n, P) of known slides → a number, NaN where it is not defined."""
 
 
-def figures_of(task: Task, threshold: float | None, target: Array) -> dict[str, Figure]:
+def with_cuts(task: Task, answer: Array, threshold: float | Array | None) -> Array:
+    """Put the cut of each slide beside its answer, as the figures of two classes want it: (n, P) → (n, P + 1).
+
+    Args:
+        task: of other tasks the answers are left as they are.
+        answer: (n, P).
+        threshold: fixed before; one for all, or of each slide (n,), where the models of several folds have their own.
+    """
+    if not isinstance(task, Classification) or len(task.classes) != 2:
+        return answer
+    return np.column_stack([answer, np.broadcast_to(0.5 if threshold is None else threshold, len(answer))])
+
+
+def figures_of(task: Task, target: Array) -> dict[str, Figure]:
     """Return what a task is judged by.
 
     Args:
-        task: not of several tasks; these are judged one by one.
-        threshold: of a two-class task, fixed before.
+        task: not of several tasks; these are judged one by one. Of two classes the answers come from `with_cuts`.
         target: of the slides that are judged, (n, W): which classes there are, and when half the events had come.
     """
     if isinstance(task, Classification):
-        two = len(task.classes) == 2
-        return _binary(0.5 if threshold is None else threshold) if two else _classes(target)
+        return _binary() if len(task.classes) == 2 else _classes(target)
     if isinstance(task, MultiLabel):
         made: dict[str, Figure] = {}
         for k, name in enumerate(task.labels):
@@ -55,11 +66,11 @@ def figures_of(task: Task, threshold: float | None, target: Array) -> dict[str, 
     raise TypeError(f"no figures for {task.kind}")
 
 
-def _binary(cut: float) -> dict[str, Figure]:
-    """Of two classes; the second is the positive one."""
+def _binary() -> dict[str, Figure]:
+    """Of two classes; the second is the positive one. The third column of the answers is the cut."""
 
     def rates(y: Array, p: Array) -> tuple[float, float, float, float]:
-        truth, said = y[:, 0] == 1, p[:, 1] >= cut
+        truth, said = y[:, 0] == 1, p[:, 1] >= p[:, 2]
         right, wrong = float((truth & said).sum()), float((~truth & said).sum())
         positive, negative = float(truth.sum()), float((~truth).sum())
         return (
@@ -81,7 +92,7 @@ def _binary(cut: float) -> dict[str, Figure]:
         "f1": f1,
         "sensitivity": lambda y, p: rates(y, p)[0],
         "specificity": lambda y, p: rates(y, p)[1],
-        "accuracy": lambda y, p: float(((p[:, 1] >= cut) == (y[:, 0] == 1)).mean()),
+        "accuracy": lambda y, p: float(((p[:, 1] >= p[:, 2]) == (y[:, 0] == 1)).mean()),
         "brier": lambda y, p: float(((p[:, 1] - y[:, 0]) ** 2).mean()),
     }
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import TrainingDataError
-from .splits import Split, check_split
+from .splits import Split, check_split, few_in_words
 
 
 def k_folds(
@@ -21,6 +21,7 @@ def k_folds(
     validation: float = 0.2,
     sites: Sequence[str] | None = None,
     seed: int = 0,
+    names: Sequence[str] = (),
 ) -> list[Split]:
     """Deal patients into k test folds; of the rest of each, a share is for early stopping and thresholds.
 
@@ -34,6 +35,7 @@ def k_folds(
         sites: hospital of each slide; the slides of a site are then on one side, so that a model cannot know a slide
             by its site. Shares of classes are kept as well as that allows.
         seed: the same seed gives the same folds.
+        names: of the classes, for what is said of them.
 
     Returns:
         k x repeats splits, the folds of one repeat after another; within a repeat every slide is tested once.
@@ -43,7 +45,7 @@ def k_folds(
     """
     y = np.zeros(len(patients), np.int64) if labels is None else np.asarray(labels, np.int64)
     groups = list(patients) if sites is None else _sites_of(patients, sites)
-    _check_enough(groups, y, k, stratified=sites is None, what="patients" if sites is None else "sites")
+    _check_enough(groups, y, k, names, stratified=sites is None, what="patients" if sites is None else "sites")
     splits = []
     for repeat in range(repeats):
         rng = np.random.default_rng([seed, repeat])
@@ -100,7 +102,9 @@ def _sites_of(patients: Sequence[str], sites: Sequence[str]) -> list[str]:
     return [find(site) for site in sites]
 
 
-def _check_enough(groups: Sequence[str], y: NDArray[np.int64], k: int, *, stratified: bool, what: str) -> None:
+def _check_enough(
+    groups: Sequence[str], y: NDArray[np.int64], k: int, names: Sequence[str], *, stratified: bool, what: str
+) -> None:
     if k < 2:
         raise TrainingDataError(f"{k} fold is none: use 2 or more.")
     if len(set(groups)) < k:
@@ -109,7 +113,7 @@ def _check_enough(groups: Sequence[str], y: NDArray[np.int64], k: int, *, strati
         count = Counter(c for _, c in {(group, int(c)) for group, c in zip(groups, y, strict=True)})
         few = {c: n for c, n in sorted(count.items()) if n < k}
         if few and len(count) > 1:
-            found = ", ".join(f"class {c} has {n} patient(s)" for c, n in few.items())
+            found = few_in_words(few, names)
             raise TrainingDataError(f"{found}, fewer than {k} folds. Use fewer folds, or label more patients.")
 
 

@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from .task_balance import conflict_of, spoken_conflict
+
 
 def model_card(config: Mapping[str, Any], metrics: Mapping[str, Any] | None = None) -> str:
     """Write the model card from the config and, where there are any, its figures; the same gives the same text."""
@@ -107,6 +109,14 @@ def _splits(config: Mapping[str, Any], metrics: Mapping[str, Any] | None) -> lis
         lines += [f"| {name} | {count['slides']} | {count['patients']} |" for name, count in sides.items()]
         lines.append("")
     best, epochs = training["best_epoch"], len(training["history"])
+    taught, conflict = config.get("taught_by"), conflict_of(training)
+    if taught:
+        lines.append(
+            f"It learned from what {taught['members']} model(s) say of the training slides (share {taught['share']:g}, "
+            f"temperature {taught['temperature']:g}) and from the labels. None of these has seen a held-out slide."
+        )
+    if conflict:
+        lines.append(spoken_conflict(conflict))
     return [
         *lines,
         f"Weights of epoch {best} of {epochs}, the lowest validation loss. Seed {told['seed']}, learning rate "

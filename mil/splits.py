@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,6 +53,7 @@ def split_by_patient(
     test: float = 0.3,
     validation: float = 0.2,
     seed: int = 0,
+    names: Sequence[str] = (),
 ) -> Split:
     """Share slides out by patient, with every class on every side.
 
@@ -62,6 +63,7 @@ def split_by_patient(
         test: share of the patients of each class that is held out; 0 for none.
         validation: share of the patients of each class for early stopping; more than 0.
         seed: the same seed gives the same split.
+        names: of the classes, for what is said of them.
 
     Raises:
         TrainingDataError: one class only, or a class with fewer patients than sides.
@@ -73,7 +75,7 @@ def split_by_patient(
     classes_of = {p: frozenset(y[np.array(patients) == p].tolist()) for p in sorted(set(patients))}
     shares = {"test": test, "validation": validation}
     sides = [fold for fold in FOLDS if fold == "train" or shares[fold] > 0]
-    _check_enough(classes_of, sides, 1 if labels is None else 2)
+    _check_enough(classes_of, sides, 1 if labels is None else 2, names)
     rng = np.random.default_rng(seed)
     for _ in range(_ATTEMPTS):
         side_of = _deal(classes_of, shares, rng)
@@ -129,7 +131,15 @@ def _check_shares(test: float, validation: float) -> None:
         )
 
 
-def _check_enough(classes_of: dict[str, frozenset[int]], sides: Sequence[str], classes: int) -> None:
+def few_in_words(few: Mapping[int, int], names: Sequence[str]) -> str:
+    """Class → number of patients, as an error tells it: the first three."""
+    said = [f"class {names[c] if c < len(names) else c} has {n} patient(s)" for c, n in few.items()]
+    return ", ".join(said[:3]) + (f" and {len(said) - 3} more classes" if len(said) > 3 else "")
+
+
+def _check_enough(
+    classes_of: dict[str, frozenset[int]], sides: Sequence[str], classes: int, names: Sequence[str]
+) -> None:
     """Raise when there are too few classes, or one has fewer patients than there are sides."""
     count = Counter(c for classes in classes_of.values() for c in classes)
     if len(count) < classes:
@@ -139,10 +149,9 @@ def _check_enough(classes_of: dict[str, frozenset[int]], sides: Sequence[str], c
         )
     few = {c: n for c, n in sorted(count.items()) if n < len(sides)}
     if few:
-        found = ", ".join(f"class {c} has {n} patient(s)" for c, n in few.items())
         raise TrainingDataError(
-            f"{found}, but {' and '.join(sides)} need one each ({len(sides)}). Label more patients of that class, "
-            "or hold out no test patients."
+            f"{few_in_words(few, names)}, but {' and '.join(sides)} need one each ({len(sides)}). Label more patients "
+            "of that class, or hold out no test patients."
         )
 
 

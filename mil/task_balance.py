@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,3 +53,21 @@ def conflict(gradients: Sequence[Tensor]) -> tuple[float, float]:
     """Mean cosine between the tasks' gradients, and the share of pairs that point against one another."""
     cosines = [float(torch.cosine_similarity(a, b, dim=0)) for a, b in combinations(gradients, 2)]
     return sum(cosines) / len(cosines), sum(cosine < 0 for cosine in cosines) / len(cosines)
+
+
+def conflict_of(training: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Mean over a training's epochs: `share` of conflicts and `cosine`, and the `surgery`; None of one task."""
+    told = [epoch for epoch in training["history"] if epoch.get("conflict") is not None]
+    if not told:
+        return None
+    share, cosine = (sum(epoch[key] for epoch in told) / len(told) for key in ("conflict", "cosine"))
+    return {"share": share, "cosine": cosine, "surgery": training["settings"].get("surgery", "none")}
+
+
+def spoken_conflict(found: Mapping[str, Any]) -> str:
+    """Say it in a line."""
+    what = "these were projected (PCGrad)" if found["surgery"] == "pcgrad" else "nothing was done about it"
+    return (
+        f"The gradients of the tasks pointed against one another in {found['share']:.0%} of the pairs (mean cosine "
+        f"{found['cosine']:.2f}); {what}."
+    )

@@ -185,6 +185,10 @@ class LearnSettings:
         search: number of trials in which settings are searched on inner folds of the training patients: `lr`,
             `weight_decay`, `dropout`, `feature_dropout`, as far as you do not set them. 0 for none; needs optuna.
         inner_folds: number of these folds.
+        teacher: models of this job, joined by commas: the head learns from the labels and from what these say together
+            (knowledge distillation). None of them may have seen the slides that are held out here.
+        teacher_share: of the teachers in the loss; the rest is the labels'.
+        temperature: by which the logits of teachers and head are divided.
         schedule: `constant`, or `cosine`: the learning rate falls to 0 over the epochs.
         clip: largest norm of a step's gradient; 0 for no limit.
         ema: share of the old weights that their moving average keeps at a step, e.g. 0.99; 0 for none.
@@ -225,6 +229,9 @@ class LearnSettings:
     site: str = ""
     search: int = 0
     inner_folds: int = 3
+    teacher: str = ""
+    teacher_share: float = 0.7
+    temperature: float = 2.0
     schedule: str = "constant"
     clip: float = 0.0
     ema: float = 0.0
@@ -258,6 +265,10 @@ class LearnSettings:
                 "to search": not self.search
                 or None in (self.lr, self.weight_decay, self.dropout)
                 or self.feature_dropout == 0,
+                "a head with teachers: set no search, and no adapt": not self.teachers
+                or (not self.search and self.adapt == "none"),
+                f"teacher_share must be from 0 to 1, not {self.teacher_share}": 0 <= self.teacher_share <= 1,
+                f"temperature must be above 0, not {self.temperature}": self.temperature > 0,
                 f"repeats must be at least 1, not {self.repeats}": self.repeats >= 1,
                 f"test must be above 0 and below 1, not {self.test}": 0 < self.test < 1,
                 f"validation must be above 0 and below 1, not {self.validation}": 0 < self.validation < 1,
@@ -272,6 +283,11 @@ class LearnSettings:
     def trackers(self) -> tuple[str, ...]:
         """Where epochs are shown, too."""
         return _names(self.track)
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """Models that teach."""
+        return _names(self.teacher)
 
     @property
     def variables(self) -> tuple[str, ...]:

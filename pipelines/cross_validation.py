@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import mil
 from mil.folds import k_folds
@@ -20,11 +21,24 @@ from .files import json_bytes, read_csv, sha256_json
 from .jobfolder import JobFolder
 from .labels import Labels
 from .learn import COHORT, masked, train_sides, usable, with_validation
-from .predictions import ENSEMBLE, FOLDS, answers_of, case_table, digest_of, keep_cells, said_at, slide_table
+from .predictions import (
+    ENSEMBLE,
+    FOLDS,
+    answer_of,
+    answers_of,
+    case_table,
+    digest_of,
+    keep_cells,
+    keep_labels,
+    said_at,
+    slide_table,
+    slides_of_cases,
+)
 from .progress import Progress
 from .questions import ask
 from .records import current, finish, forget
 from .sides import Sides
+from .teachers import teaching
 
 
 @dataclass(frozen=True)
@@ -63,6 +77,7 @@ def deal(features: FeatureSet, labels: Labels, settings: LearnSettings, given: P
         validation=settings.validation,
         sites=sites,
         seed=settings.seed,
+        names=question.names,
     )
     names = [f"r{i // settings.folds}f{i % settings.folds}" for i in range(len(splits))]
     return [
@@ -112,8 +127,12 @@ def cross_validate(
     Returns:
         Whether anything was done.
     """
+    taught_by = [teaching(job, settings, features)(fold.sides) for fold in folds]
     fresh = [
-        train_sides(job, f"{name}_{fold.name}", features, fold.sides, settings, progress, force=force) for fold in folds
+        train_sides(
+            job, f"{name}_{fold.name}", features, fold.sides, settings, progress, teachers=teachers, force=force
+        )
+        for fold, teachers in zip(folds, taught_by, strict=True)
     ]
     members = [f"{name}_{fold.name}" for fold in folds]
     digests = {member: digest_of(job.model(member)) for member in members}
@@ -122,39 +141,48 @@ def cross_validate(
     wanted = (folder / ENSEMBLE, folder / COHORT, table, table.with_name("fold_cases.csv"))
     if not any(fresh) and not force and all(current(job, path, parts) for path in wanted):
         return False
-    rows = [
-        row for fold, member in zip(folds, members, strict=True) for row in _rows(job, fold, member, features, labels)
-    ]
+    rows: list[dict[str, Any]] = []
+    said: dict[str, list[NDArray[np.float64]]] = {}
+    for fold, member in zip(folds, members, strict=True):
+        model, mine = mil.load_model(job.model(member)), len(rows)
+        rows += _rows(fold, model, features, labels)
+        if model.config.get("per_patient"):
+            for case, slides in slides_of_cases(rows[mine:]).items():
+                bags = [features.bag(slide) for slide in slides]
+                said.setdefault(case, []).append(answer_of(model, bags, fold.sides.clinical))
+    together = {case: np.mean(answers, axis=0) for case, answers in said.items()}
     for path in wanted:
         forget(job, path)
     finish(job, folder / ENSEMBLE, json_bytes({"format": "slidemil-ensemble", "version": 1, "members": members}), parts)
     finish(job, folder / COHORT, json_bytes(_cohort(folds)), parts)
     task = mil.load_model(job.model(members[0])).task
-    finish(job, table, slide_table(task, rows), parts)
-    finish(job, table.with_name("fold_cases.csv"), case_table(task, rows, None), parts)
+    finish(job, table, slide_table(task, rows, ("threshold",)), parts)
+    finish(job, table.with_name("fold_cases.csv"), case_table(task, rows, None, together), parts)
     keep_cells(job, name, labels.clinical)
+    keep_labels(job, name, task, labels.label)
     return True
 
 
-def _rows(job: JobFolder, fold: Fold, member: str, features: FeatureSet, labels: Labels) -> list[dict[str, Any]]:
+def _rows(fold: Fold, model: mil.TrainedModel, features: FeatureSet, labels: Labels) -> list[dict[str, Any]]:
     """What a fold's model says of the fold's test slides."""
-    model, rows = mil.load_model(job.model(member)), []
+    rows = []
     for row in fold.sides.split.test:
         slide = fold.sides.slides[row]
-        found = mil.predict(model, model.joined(features.bag(slide), fold.sides.clinical.get(slide)))[0]
+        answer = answer_of(model, [features.bag(slide)], fold.sides.clinical)
         rows.append(
             {
                 "slide_id": slide,
                 "case_id": fold.sides.patients[row],
                 "label": labels.label[slide],
-                "pred": said_at(model.task, found.answer, model.threshold),
-                **answers_of(model.task, found.answer),
+                "pred": said_at(model.task, answer, model.threshold),
+                **answers_of(model.task, answer),
                 "n_tiles": features.n_tiles(slide),
                 "head_id": model.config["head"]["name"],
                 "encoder_id": features.passport.get("id", ""),
                 "fold": fold.name,
                 "split": "test",
                 "warning": "",
+                "threshold": model.threshold,
             }
         )
     return rows

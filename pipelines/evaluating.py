@@ -21,26 +21,36 @@ from .files import read_csv
 from .jobfolder import JobFolder
 from .labels import Labels, is_label
 from .learn import WATCHED
-from .predictions import FOLDS, NamedModel
+from .predictions import AS_ONE, FOLDS, NamedModel
 from .questions import flag, number
 
 _NAN = float("nan")
 
 
-def held_out(job: JobFolder, named: NamedModel) -> tuple[list[dict[str, str]], str]:
+def held_out(job: JobFolder, named: NamedModel, labels: Labels | None = None) -> tuple[list[dict[str, str]], str]:
     """Return the rows that say how good a model is, and in words which these are.
 
     Those of a cross-validation where there was one; else the test slides; else labelled slides that the model has not
-    seen.
+    seen. A table of labels speaks for the slides that were predicted without one.
 
     Raises:
         UsageError: there is no such row.
     """
-    return held_out_in(job.predictions(named.name), named.name)
+    told = {} if labels is None else labels.label
+    strange = strangers(named.model.task, told)
+    said = {slide: (told[slide], labels.case[slide]) for slide in told if labels and slide not in strange}
+    return held_out_in(job.predictions(named.name), named.name, said)
 
 
-def held_out_in(folder: Path, name: str) -> tuple[list[dict[str, str]], str]:
+def held_out_in(
+    folder: Path, name: str, said: Mapping[str, tuple[str, str]] | None = None
+) -> tuple[list[dict[str, str]], str]:
     """Return the same from the folder of a model's prediction tables.
+
+    Args:
+        folder: of the tables.
+        name: of the model.
+        said: slide → label and case, for slides that were predicted without a label.
 
     Raises:
         UsageError: there is no such row.
@@ -49,6 +59,9 @@ def held_out_in(folder: Path, name: str) -> tuple[list[dict[str, str]], str]:
         rows = [row for row in read_csv(folder / FOLDS) if row["pred"]]
         return rows, f"every slide by the model of its fold ({len({row['fold'] for row in rows})} folds)"
     rows = read_csv(folder / "slides.csv") if (folder / "slides.csv").is_file() else []
+    if not rows:
+        raise UsageError(f"{folder}: {name} has predicted nothing here. Run `slidemil predict` first.")
+    rows = [_labelled(row, said or {}) for row in rows]
     rows = [row for row in rows if row["pred"] and is_label(row["label"])]
     test = [row for row in rows if row["split"] == "test"]
     if test:
@@ -58,8 +71,28 @@ def held_out_in(folder: Path, name: str) -> tuple[list[dict[str, str]], str]:
         return new, "labelled slides that the model has not seen"
     raise UsageError(
         f"{folder}: no labelled slide that {name} was not made with. Hold some out (`slidemil train`), or "
-        "predict a job of other slides with labels."
+        "predict a job of other slides, and give their labels with --labels (and --target)."
     )
+
+
+def _labelled(row: dict[str, str], said: Mapping[str, tuple[str, str]]) -> dict[str, str]:
+    """The row with the label and case that are told elsewhere, where it has no label itself."""
+    if is_label(row["label"]) or row["slide_id"] not in said:
+        return row
+    label, case = said[row["slide_id"]]
+    return row | {"label": label, "case_id": case}
+
+
+def strangers(task: Task, labels: Mapping[str, str]) -> dict[str, str]:
+    """Slide → label of those of which a task understands nothing."""
+    return {slide: label for slide, label in labels.items() if not _understood(task, label, slide)}
+
+
+def _understood(task: Task, label: str, slide: str) -> bool:
+    try:
+        return any(value == value for value in _target(task, cells_of(task, label), slide))
+    except (UsageError, IndexError, ValueError):
+        return False
 
 
 def judge(
@@ -81,18 +114,17 @@ def judge(
         groups: column → slide → value.
         features: of the slides, to look for test slides that are known from training; None leaves that out.
     """
-    task, threshold = named.model.task, named.threshold
+    task, threshold = named.model.task, cuts(rows, named.threshold)
     target, answer = targets(task, rows), answers(task, rows)
     cases = [row["case_id"] for row in rows]
     folds = [row["fold"] for row in rows]
     by = {c: [values.get(row["slide_id"], "") or "(empty)" for row in rows] for c, values in (groups or {}).items()}
-    result: dict[str, Any] = {
-        "model": named.name,
-        "task": task.kind,
-        "score": evaluate_task(
-            task, target, answer, cases, threshold=threshold, folds=folds if any(folds) else None, groups=by
-        ),
-    }
+    score = evaluate_task(
+        task, target, answer, cases, threshold=threshold, folds=folds if any(folds) else None, groups=by
+    )
+    if named.model.config.get("per_patient"):
+        judge_as_one(score, job.predictions(named.name), task, rows, named.threshold)
+    result: dict[str, Any] = {"model": named.name, "task": task.kind, "score": score}
     if against is not None:
         result["against"] = compared(named, rows, *against)
     honesty = honesty_of(job, named, rows)
@@ -103,9 +135,55 @@ def judge(
     return result
 
 
+def judge_as_one(
+    score: dict[str, Any],
+    folder: Path,
+    task: Task,
+    rows: Sequence[Mapping[str, str]],
+    threshold: float | None,
+    resamples: int = 1000,
+) -> None:
+    """Put the figures of patients whose slides were one bag in the place of those of the slides' mean answers.
+
+    Args:
+        score: of `evaluate_task`.
+        folder: of the prediction tables.
+        task: what was asked.
+        rows: of the slides that are judged.
+        threshold: where a fold has none of its own.
+        resamples: of the bootstrap.
+    """
+    table = folder / ("fold_cases.csv" if any(row["fold"] for row in rows) else "cases.csv")
+    said = {row["case_id"]: row for row in (read_csv(table) if table.is_file() else []) if row["rule"] == AS_ONE}
+    mine: dict[str, list[int]] = {}
+    for i, row in enumerate(rows):
+        mine.setdefault(row["case_id"], []).append(i)
+    alike = [case for case, some in mine.items() if case in said and len({rows[i]["label"] for i in some}) == 1]
+    if not alike:
+        return
+    each = cuts(rows, threshold)
+    found = evaluate_task(
+        task,
+        targets(task, [rows[mine[case][0]] for case in alike]),
+        answers(task, [said[case] for case in alike]),
+        alike,
+        threshold=None if each is None else np.array([each[mine[case]].mean() for case in alike]),
+        resamples=resamples,
+    )
+    multi = isinstance(task, MultiTask)
+    for name, part in found.items() if multi else [("", found)]:
+        whole = score[name] if multi else score
+        whole["patients"] = {"rule": AS_ONE, "n": part["n"], "torn": len(mine) - len(alike), "figures": part["slides"]}
+
+
 def targets(task: Task, rows: Sequence[Mapping[str, str]]) -> NDArray[np.float64]:
     """Targets (n, W) from the column `label`, where several columns of the user's stand joined by ` | `."""
-    return np.array([_target(task, row["label"].split(" | "), row["slide_id"]) for row in rows], np.float64)
+    return np.array([_target(task, cells_of(task, row["label"]), row["slide_id"]) for row in rows], np.float64)
+
+
+def cells_of(task: Task, label: str) -> list[str]:
+    """Cells of the columns that a label stands for; of one column it is the cell, whatever it says."""
+    return [label] if task._width() == 1 else label.split(" | ")
 
 
 def _target(task: Task, cells: Sequence[str], slide: str) -> list[float]:
@@ -126,6 +204,14 @@ def _target(task: Task, cells: Sequence[str], slide: str) -> list[float]:
 def answers(task: Task, rows: Sequence[Mapping[str, str]]) -> NDArray[np.float64]:
     """Answers (n, P)."""
     return np.array([[float(row[name]) for name in task.columns] for row in rows], np.float64)
+
+
+def cuts(rows: Sequence[Mapping[str, str]], threshold: float | None) -> NDArray[np.float64] | None:
+    """Threshold of each row's own model, (n,), where every fold had one, else the one for all; None without."""
+    if threshold is None:
+        return None
+    own = [row.get("threshold") or "" for row in rows]
+    return np.array([float(cell) for cell in own]) if all(own) else np.full(len(own), threshold)
 
 
 def compared(
@@ -153,7 +239,7 @@ def compared(
         answers(task, mine),
         answers(task, their),
         [row["case_id"] for row in mine],
-        thresholds=(named.threshold, other.threshold),
+        thresholds=(cuts(mine, named.threshold), cuts(their, other.threshold)),
     )
     return {"model": other.name, **found}
 
@@ -214,6 +300,12 @@ def spoken(found: Mapping[str, Any], which: str) -> list[str]:
             text = f"  {figure.replace('_', ' ')} {_shown(said['value'])} ({_shown(low)} to {_shown(high)})"
             fold = part.get("folds", {}).get(figure)
             lines.append(text + (f"; folds {_shown(fold['mean'])} ± {_shown(fold['sd'])}" if fold else ""))
+        whole = part.get("patients", {})
+        if whole.get("rule") == AS_ONE:
+            figure, said = next(iter(whole["figures"].items()))
+            low, high = said["interval"]
+            text = f"{figure.replace('_', ' ')} {_shown(said['value'])} ({_shown(low)} to {_shown(high)})"
+            lines.append(f"  with all slides of a patient as one bag: {text}, {whole['n']} patients")
     for column, values in next(iter(parts.values())).get("groups", {}).items():
         for value, group in values.items():
             figure, said = next(iter(group["figures"].items()))

@@ -104,7 +104,7 @@ def read_labels(path: Path, slides: Sequence[SlideEntry], *, column: str = "labe
         label={name: " | ".join(row[one] for one in asked) for name, row in matched.items()},
         case={name: (row.get(case, "") if case else "") or entries[name].case_id for name, row in matched.items()},
         split=_splits(split, matched) if split else {},
-        notes=_notes(strangers, slides, matched, case),
+        notes=(*_notes(strangers, slides, matched, case), *_odd_cells(rows, asked)),
         target=column,
         cells={name: {one: row.get(one, "") for one in (*asked, *more)} for name, row in matched.items()},
     )
@@ -174,6 +174,21 @@ def _notes(
             "name them, or the same patient is trained on and tested on"
         )
     return tuple(notes)
+
+
+def _odd_cells(rows: Sequence[Mapping[str, str]], asked: Sequence[str]) -> list[str]:
+    """Say which words count as no label, and which differ by case alone: either may be meant otherwise."""
+    notes = []
+    for name in asked:
+        cells = {row[name].strip() for row in rows if row[name].strip()}
+        empty = sorted(cell for cell in cells if cell.lower() in ("none", "null"))
+        if empty:
+            notes.append(f"`{name}`: {', '.join(empty)} counts as no label. Write another word where it is one")
+        same: dict[str, list[str]] = {}
+        for cell in sorted(filter(is_label, cells)):
+            same.setdefault(cell.casefold(), []).append(cell)
+        notes += [f"`{name}`: {' and '.join(words)} are taken for different" for words in same.values() if words[1:]]
+    return notes
 
 
 def _no_match(path: Path, strangers: Sequence[str], slides: Sequence[SlideEntry]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 import mil
 from mil.clinical import Variables
+from mil.ensemble import distill
 from mil.evaluation import evaluate_task
+from mil.task_balance import conflict_of
 from mil.tasks import Classification, Task
 
 from .clinical import Joined
@@ -38,6 +40,25 @@ _METRICS = "metrics.json"
 WATCHED = "held_out_epochs.csv"
 COHORT = "cohort.json"
 MODEL_FILES = ("config.json", "model.safetensors", "README.md", COHORT, _METRICS, *EPOCH_FILES)
+
+
+@dataclass(frozen=True, eq=False)
+class Teachers:
+    """Models that teach a head, none of which knows the slides that it is judged by.
+
+    Attributes:
+        models: ready to use; none where nobody teaches.
+        digests: of their folders.
+    """
+
+    models: tuple[mil.TrainedModel, ...] = ()
+    digests: tuple[str, ...] = ()
+
+
+def nobody(sides: Sides) -> Teachers:
+    """No teachers."""
+    del sides
+    return Teachers()
 
 
 def check_labels(path: Path, labels: Labels, settings: LearnSettings | None = None) -> None:
@@ -77,7 +98,12 @@ def divide(features: FeatureSet, labels: Labels, settings: LearnSettings) -> Sid
         split = with_validation(split, y, patients, settings)
     else:
         split = mil.split_by_patient(
-            patients, y, test=settings.test, validation=settings.validation, seed=settings.seed
+            patients,
+            y,
+            test=settings.test,
+            validation=settings.validation,
+            seed=settings.seed,
+            names=question.names,
         )
     return Sides.of(slides, patients, split, question, labels, settings)
 
@@ -102,6 +128,7 @@ def train(
     settings: LearnSettings,
     progress: Progress,
     *,
+    teach: Callable[[Sides], Teachers] = nobody,
     force: bool = False,
 ) -> tuple[Sides, bool]:
     """Train a head, score it on held-out patients, and write its model folder.
@@ -110,7 +137,7 @@ def train(
         The sides, and whether anything was trained: a model of the same inputs is left as it is.
     """
     sides = divide(features, labels, settings)
-    return sides, train_sides(job, name, features, sides, settings, progress, force=force)
+    return sides, train_sides(job, name, features, sides, settings, progress, teachers=teach(sides), force=force)
 
 
 def train_sides(
@@ -121,10 +148,12 @@ def train_sides(
     settings: LearnSettings,
     progress: Progress,
     *,
+    teachers: Teachers | None = None,
     force: bool = False,
 ) -> bool:
     """As `train`, with the sides given; returns whether anything was trained."""
-    parts = _parts(features, sides, settings)
+    teachers = teachers or Teachers()
+    parts = _parts(features, sides, settings, teachers)
     folder = job.model(name)
     wanted = (*MODEL_FILES, *((SEARCH,) if settings.search else ()))
     if not force and all(current(job, folder / file, parts) for file in wanted):
@@ -137,17 +166,23 @@ def train_sides(
     shown = trackers(job, name, settings.trackers, options)
     log, watched = EpochLog(job, name, parts, progress, shown), _Watched(features, sides, settings)
     variables = sides.variables(settings)
-    model = mil.train(
-        *_both(features, sides, settings, variables),
-        sides.task,
-        options,
-        on_epoch=log.epoch,
-        keep=log.keep,
-        resume=None if force or settings.watch else log.left_over(),
-        watch=watched.asked(variables),
-        variables=variables,
-    ).described(encoder=features.passport, tile=features.tile, per_patient=settings.per_patient or None)
+    more: dict[str, Any] = {
+        "on_epoch": log.epoch,
+        "keep": log.keep,
+        "resume": None if force or settings.watch else log.left_over(),
+        "watch": watched.asked(variables),
+        "variables": variables,
+    }
+    both = _both(features, sides, settings, variables)
+    if teachers.models:
+        more |= {"temperature": settings.temperature, "share": settings.teacher_share}
+        model = distill(teachers.models, both[0], both[1], options, **more)
+    else:
+        model = mil.train(*both, sides.task, options, **more)
+    model = model.described(encoder=features.passport, tile=features.tile, per_patient=settings.per_patient or None)
     metrics = score(model, features, sides)
+    conflict = conflict_of(model.config["training"])
+    metrics |= {"gradient_conflict": conflict} if conflict else {}
     if options.adapt != "none":
         metrics["site_probe"] = _probed(job, name, model, features, sides, settings, progress, parts)
     files = {**model.to_files(metrics), COHORT: json_bytes(cohort_of(sides)), _METRICS: json_bytes(metrics)}
@@ -271,13 +306,24 @@ def score(model: mil.TrainedModel, features: FeatureSet, sides: Sides) -> dict[s
         if len(rows) == 0:
             result[side] = None
             continue
-        names = [sides.slides[row] for row in rows]
-        bags = (model.joined(features.bag(name), sides.clinical.get(name)) for name in names)
-        answers = np.stack([mil.predict(model, bag)[0].answer for bag in bags])
         target = sides.sealed.unseal() if side == "test" else sides.known[rows]
         who = [sides.patients[row] for row in rows]
-        result[side] = _scored(model, target, answers, who)
+        names = [sides.slides[row] for row in rows]
+        whole = mil.BagSet(_joined(model, features, sides, names), target, tuple(who))
+        if model.config.get("per_patient"):
+            whole = whole.by_patient(strict=False)
+        if not len(whole):
+            result[side] = None
+            continue
+        answers = np.stack([mil.predict(model, whole.bags[i])[0].answer for i in range(len(whole))])
+        result[side] = _scored(model, np.asarray(whole.labels), answers, whole.patients)
     return result
+
+
+def _joined(model: mil.TrainedModel, features: FeatureSet, sides: Sides, names: Sequence[str]) -> Sequence[mil.Bag]:
+    """Bags of some slides as a model takes them."""
+    bags, variables = features.bags(names), model.variables
+    return bags if variables is None else Joined(bags, variables, [sides.clinical.get(name, {}) for name in names])
 
 
 def _scored(
@@ -308,7 +354,7 @@ def with_validation(
     return mil.Split(train=rows[inner.train], validation=rows[inner.validation], test=split.test)
 
 
-def _parts(features: FeatureSet, sides: Sides, settings: LearnSettings) -> Mapping[str, Any]:
+def _parts(features: FeatureSet, sides: Sides, settings: LearnSettings, teachers: Teachers) -> Mapping[str, Any]:
     side_of = sides.side_of()
     target = sides.known.copy()
     target[sides.split.test] = sides.sealed.unseal()
@@ -323,4 +369,5 @@ def _parts(features: FeatureSet, sides: Sides, settings: LearnSettings) -> Mappi
         "trainer": {key: value for key, value in asdict(train_settings(settings)).items() if key != "head_options"},
         "encoder": decisive(features.passport),
         "clinical": sha256_json([sides.clinical, sides.confounders]),
+        "teachers": sorted(teachers.digests),
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,9 +54,7 @@ def train(
     """
     from .learn import check_labels
 
-    job = JobFolder(out)
-    if keyfile is not None:
-        pseudonyms.check(job, keyfile)
+    job = _known(out, keyfile)
     manifest = tables.read_manifest(job)
     table = training_table(labels, manifest.entries, target, settings.train, keyfile=keyfile, clinical=clinical)
     check_labels(labels, table, settings.train)
@@ -87,8 +85,11 @@ def evaluate(
     by: Sequence[str] = (),
     target: str = "label",
     features: str | None = None,
+    keyfile: Path | None = None,
 ) -> Said:
     """Predictions of held-out slides → figures with intervals, curves, comparison, and a look for leaks.
+
+    Labels serve slides that were predicted without any, e.g. those of another hospital.
 
     Raises:
         UsageError: nothing is held out, or the models answer different questions.
@@ -97,19 +98,18 @@ def evaluate(
     from .feature_sets import choose_folder, load_features
     from .files import json_bytes
 
-    job = JobFolder(out)
+    if by and labels is None:
+        raise UsageError("--by names columns of a table: give it with --labels.")
+    job = _known(out, keyfile)
     manifest = tables.read_manifest(job)
     named = predictions.find_model(job, model)
-    rows, which = evaluating.held_out(job, named)
+    table = None if labels is None else pseudonyms.labels_of(labels, manifest.entries, target, keyfile, by)
+    rows, which = evaluating.held_out(job, named, table)
     other = None
     if against is not None:
         second = predictions.find_model(job, against)
-        other = (second, evaluating.held_out(job, second)[0])
-    if by and labels is None:
-        raise UsageError("--by names columns of a table: give it with --labels.")
-    groups = {}
-    if labels is not None and by:
-        groups = evaluating.groups_of(read_labels(labels, manifest.entries, column=target, more=by), by)
+        other = (second, evaluating.held_out(job, second, table)[0])
+    groups = {} if table is None or not by else evaluating.groups_of(table, by)
     folder = choose_folder(job, features, named.model.config.get("encoder"))
     loaded = load_features(job, folder, [entry.slide_id for entry in manifest.entries])
     found = evaluating.judge(job, named, rows, against=other, groups=groups, features=loaded)
@@ -129,20 +129,29 @@ def evaluate(
 
 
 def predict(
-    out: Path, model: str, *, features: str | None = None, select: str | None = None, clinical: Path | None = None
+    out: Path,
+    model: str,
+    *,
+    features: str | None = None,
+    select: str | None = None,
+    clinical: Path | None = None,
+    labels: Path | None = None,
+    target: str = "label",
+    keyfile: Path | None = None,
 ) -> Said:
     """Model and features → prediction tables; a model of clinical variables takes them from a table.
 
-    With a selection, of its slides alone.
+    With a selection, of its slides alone. Labels change no prediction: they are written beside it, for `evaluate`.
 
     Raises:
         CheckFailedError: the features were made differently from those the model was trained on.
+        UsageError: no label is an answer of the model.
     """
     from . import predictions
     from .clinical import columns_of, notes_on
     from .feature_sets import choose_folder, load_features
 
-    job = JobFolder(out)
+    job = _known(out, keyfile)
     manifest = tables.read_manifest(job)
     named = predictions.find_model(job, model)
     models = named.members or (named.model,)
@@ -157,11 +166,14 @@ def predict(
     loaded = load_features(job, folder, _names(manifest, select))
     predictions.check_fits(named, loaded)
     notes = [*notes_on(models, named.cells, sorted(loaded.records)), *loaded.notes]
-    before = {row["slide_id"]: row for row in predictions.read_predictions(job, named.name, named.sha256)}
+    table = None if labels is None else _told(labels, manifest, target, keyfile, named)
+    notes += [] if table is None else [note for note in table.notes if "only predicted" not in note]
     told = {"model": named.name, "model_sha256": named.sha256, "features": folder}
     with Run(job, "predict", told) as run, alone(job, "predictions", named.name):
-        labels = _column(before, "label")
-        rows, fresh = predictions.predict(run.job, named, loaded, manifest.entries, labels=labels)
+        if table is not None:
+            manifest = tables.keep_cases(run.job, manifest, table.case)
+        label = _labels_before(job, named) | (dict(table.label) if table is not None else {})
+        rows, fresh = predictions.predict(run.job, named, loaded, manifest.entries, labels=label)
     where = job.predictions(named.name) / "slides.csv"
     verb = "predicted" if fresh else "nothing new:"
     return Said(
@@ -191,12 +203,14 @@ def learn_one(
 ) -> Said:
     """Train one model, and predict all slides with it."""
     from . import learn, predictions
+    from .teachers import teaching
 
     name = safe_name(name or settings.head)
     loaded, run = _begun(job, name, manifest, labels, settings, features, select)
     with run:
         with alone(job, "models", name), progress("training", "epochs", quiet=quiet) as bar:
-            sides, fresh = learn.train(run.job, name, loaded, labels, settings, bar, force=force)
+            teach = teaching(run.job, settings, loaded)
+            sides, fresh = learn.train(run.job, name, loaded, labels, settings, bar, teach=teach, force=force)
         named: NamedModel = dataclasses.replace(predictions.find_model(job, name), cells=labels.clinical)
         manifest = tables.keep_cases(run.job, manifest, labels.case)
         with alone(job, "predictions", name):
@@ -274,6 +288,10 @@ def _learned(job: JobFolder, named: NamedModel, sides: Sides, fresh: bool, notes
             f"held out: AUC {_number(test['auc'])} ({_number(low)} to {_number(high)}), balanced accuracy "
             f"{_number(test['balanced_accuracy'])}, {test['n']} slides of {test['n_patients']} patients"
         )
+    if metrics.get("gradient_conflict"):
+        from mil.task_balance import spoken_conflict
+
+        lines.append(spoken_conflict(metrics["gradient_conflict"]))
     found = metrics.get("site_probe")
     if found:
         from .probe_text import spoken as spoken_probe
@@ -302,8 +320,43 @@ def _told_of(test: dict[str, Any] | None) -> dict[str, Any] | None:
     return {key: test[key] for key in ("n", "n_patients", "auc", "auc_interval")}
 
 
-def _column(rows: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, str]:
-    return {slide: str(row[name]) for slide, row in rows.items() if row.get(name)}
+def _known(out: Path, keyfile: Path | None) -> JobFolder:
+    """Return the job, once it is sure that a key file fits it."""
+    job = JobFolder(out)
+    if keyfile is not None:
+        pseudonyms.check(job, keyfile)
+    return job
+
+
+def _told(path: Path, manifest: Manifest, target: str, keyfile: Path | None, named: NamedModel) -> Labels:
+    """Labels of slides that a model predicts.
+
+    Raises:
+        UsageError: none of them is an answer of the model.
+    """
+    from .evaluating import strangers
+
+    table = pseudonyms.labels_of(path, manifest.entries, target, keyfile)
+    strange = strangers(named.model.task, table.label)
+    if len(strange) == len(table.label):
+        raise UsageError(
+            f"{path}: {named.name} answers with {', '.join(named.model.classes or named.model.task.columns)}, the "
+            f"column `{target}` says {', '.join(sorted(set(strange.values()))[:3])}. Name the column with --target."
+        )
+    if not strange:
+        return table
+    example = next(iter(strange))
+    note = f"{len(strange)} slides have a label that {named.name} does not know, e.g. {example}: {strange[example]}"
+    return dataclasses.replace(table, notes=(*table.notes, note))
+
+
+def _labels_before(job: JobFolder, named: NamedModel) -> dict[str, str]:
+    """Labels that were told earlier; those of the last table where an older version kept no others."""
+    from . import predictions
+
+    rows = predictions.read_predictions(job, named.name, named.sha256)
+    kept = predictions.kept_labels(job, named.name, named.model.task)
+    return kept or {row["slide_id"]: row["label"] for row in rows if row.get("label")}
 
 
 def _names(manifest: Manifest, select: str | None) -> list[str]:

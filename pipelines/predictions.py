@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import mil
+from mil.bag_set import join
 from mil.predict import decide
 from mil.tasks import Classification, Task, said
 
@@ -25,7 +26,8 @@ from .learn import COHORT, masked
 from .manifest import SlideEntry
 from .records import current, finish, read_record
 
-ENSEMBLE, FOLDS = "ensemble.json", "folds.csv"
+ENSEMBLE, FOLDS, LABELS = "ensemble.json", "folds.csv", "labels.csv"
+AS_ONE = "all slides of the case as one bag"
 NOT_PREDICTED = "no tiles: not predicted"
 
 
@@ -59,12 +61,20 @@ class NamedModel:
         """A slide's bag with its clinical variables, as `model` takes them."""
         return self.model.joined(bag, self.cells.get(bag.ids[0]))
 
-    def answer(self, bag: mil.Bag) -> NDArray[np.float64]:
-        """What is said of one slide, (P,); of an ensemble the mean."""
-        cells = self.cells.get(bag.ids[0])
-        each = [mil.predict(model, model.joined(bag, cells))[0].answer for model in self.members or (self.model,)]
+    def answer(self, *bags: mil.Bag) -> NDArray[np.float64]:
+        """What is said of a slide, or of several as one bag, (P,); of an ensemble the mean."""
+        each = [answer_of(model, bags, self.cells) for model in self.members or (self.model,)]
         mean: NDArray[np.float64] = np.mean(each, axis=0)
         return mean
+
+
+def answer_of(model: mil.TrainedModel, bags: Sequence[mil.Bag], cells: Cells) -> NDArray[np.float64]:
+    """What one model says of a slide, or of several as one bag, (P,)."""
+    each = [model.joined(bag, cells.get(bag.ids[0])) for bag in bags]
+    answer: NDArray[np.float64] = mil.predict(model, each[0] if len(each) == 1 else join(each, bags[0].ids[0]))[
+        0
+    ].answer
+    return answer
 
 
 def find_model(job: JobFolder, wanted: str) -> NamedModel:
@@ -178,8 +188,12 @@ def predict(
     rows = [_row(named, features, name, labels.get(name, ""), case_of[name], cohort) for name in sorted(case_of)]
     task = named.model.task
     finish(job, table, slide_table(task, rows), parts)
-    finish(job, table.with_name("cases.csv"), case_table(task, rows, named.threshold), parts)
+    together: dict[str, NDArray[np.float64]] = {}
+    if named.model.config.get("per_patient"):
+        together = {case: named.answer(*map(features.bag, mine)) for case, mine in slides_of_cases(rows).items()}
+    finish(job, table.with_name("cases.csv"), case_table(task, rows, named.threshold, together), parts)
     keep_cells(job, named.name, named.cells)
+    keep_labels(job, named.name, named.model.task, labels)
     return rows, True
 
 
@@ -188,6 +202,22 @@ def keep_cells(job: JobFolder, name: str, cells: Cells) -> None:
     if cells:
         data = cells_file(cells)
         finish(job, job.predictions(name) / KEPT, data, {"clinical": sha256_json(cells)})
+
+
+def keep_labels(job: JobFolder, name: str, task: Task, labels: Mapping[str, str]) -> None:
+    """Keep the labels beside the predictions: a table of some slides, or one that was deleted, loses none."""
+    if labels:
+        data = csv_bytes(["slide_id", "label"], [{"slide_id": s, "label": labels[s]} for s in sorted(labels)])
+        finish(job, job.predictions(name) / LABELS, data, {"columns": list(task.columns)})
+
+
+def kept_labels(job: JobFolder, name: str, task: Task) -> dict[str, str]:
+    """Return slide → label as they were last told, to a model of the same answers."""
+    path = job.predictions(name) / LABELS
+    record = read_record(job, path)
+    if record is None or record.parts.get("columns") != list(task.columns) or not path.is_file():
+        return {}
+    return {row["slide_id"]: row["label"] for row in read_csv(path, strip=False)}
 
 
 def read_predictions(job: JobFolder, name: str, digest: str | None = None) -> list[dict[str, Any]]:
@@ -242,38 +272,63 @@ def _seen(side: str, of_case: str) -> str:
     return f"the model was made with another slide of this case ({of_case})" if of_case in ("train", "val") else ""
 
 
-def _cases(rows: Iterable[Mapping[str, Any]], task: Task, threshold: float | None) -> list[dict[str, Any]]:
-    """Aggregate slides to cases: the mean of the slides' answers."""
+def slides_of_cases(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Case → its predicted slides."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        if row["pred"]:
+            found.setdefault(str(row["case_id"]), []).append(str(row["slide_id"]))
+    return found
+
+
+def _cases(
+    rows: Iterable[Mapping[str, Any]],
+    task: Task,
+    threshold: float | None,
+    together: Mapping[str, NDArray[np.float64]] | None = None,
+) -> list[dict[str, Any]]:
+    """Aggregate slides to cases: what was said of all slides as one bag, else the mean of the slides' answers."""
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         if row["pred"]:
             groups.setdefault(str(row["case_id"]), []).append(row)
     cases = []
     for case, mine in sorted(groups.items()):
-        answer = np.mean([[row[name] for name in task.columns] for row in mine], axis=0)
+        mean = np.mean([[row[name] for name in task.columns] for row in mine], axis=0)
+        answer = (together or {}).get(case, mean)
+        cut = float(np.mean([row["threshold"] for row in mine])) if _has_cuts(mine) else threshold
         known = sorted({str(row["label"]) for row in mine if row["label"]})
         cases.append(
             {
                 "case_id": case,
                 "label": "|".join(known),
-                "pred": said_at(task, answer, threshold),
+                "pred": said_at(task, answer, cut),
                 **{name: float(value) for name, value in zip(task.columns, answer, strict=True)},
                 "n_slides": len(mine),
                 "split": "|".join(sorted({str(row["split"]) for row in mine if row["split"]})),
-                "rule": "mean of the slides' answers",
+                "rule": AS_ONE if together and case in together else "mean of the slides' answers",
             }
         )
     return cases
 
 
-def slide_table(task: Task, rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """Return the table of slides."""
-    return csv_bytes(_columns(task.columns), rows)
+def _has_cuts(rows: Sequence[Mapping[str, Any]]) -> bool:
+    return all(isinstance(row.get("threshold"), float) for row in rows)
 
 
-def case_table(task: Task, rows: Sequence[Mapping[str, Any]], threshold: float | None) -> bytes:
-    """Return the table of cases."""
-    return csv_bytes(_case_columns(task.columns), _cases(rows, task, threshold))
+def slide_table(task: Task, rows: Sequence[Mapping[str, Any]], more: Sequence[str] = ()) -> bytes:
+    """Return the table of slides, with further columns at its end."""
+    return csv_bytes([*_columns(task.columns), *more], rows)
+
+
+def case_table(
+    task: Task,
+    rows: Sequence[Mapping[str, Any]],
+    threshold: float | None,
+    together: Mapping[str, NDArray[np.float64]] | None = None,
+) -> bytes:
+    """Return the table of cases; `together` is what was said of all slides of a case as one bag."""
+    return csv_bytes(_case_columns(task.columns), _cases(rows, task, threshold, together))
 
 
 def answers_of(task: Task, answer: NDArray[np.float64]) -> dict[str, float]:

@@ -38,6 +38,12 @@ class Question:
         """Targets of some slides, (n, W)."""
         return np.array([self.target[name] for name in slides], np.float64)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the classes that `strata` numbers; empty where these are no classes of the table's."""
+        first = next(iter(self.task.tasks.values())) if isinstance(self.task, MultiTask) else self.task
+        return (*first.classes, "(no label)") if isinstance(first, (Classification, Ordinal)) else ()
+
     def strata(self, slides: Sequence[str], patients: Sequence[str], sides: int) -> NDArray[np.int64] | None:
         """Classes that a split keeps alike on its sides: those asked for, events, or bins of a number.
 

@@ -105,11 +105,13 @@ def _judged(model: Model, rows: list[Row], which: str, facts: JobFacts) -> Resul
         target,
         answer,
         patients,
-        threshold=model.threshold,
+        threshold=evaluating.cuts(rows, model.threshold),
         folds=folds if any(folds) else None,
         groups=_groups(rows, facts),
         resamples=RESAMPLES,
     )
+    if model.config.get("per_patient"):
+        evaluating.judge_as_one(found, model.folder, task, rows, model.threshold, RESAMPLES)
     notes, agrees = _from_evaluation(model, found, facts)
     classes = len(task.columns) > 1 and task.kind in ("classification", "ordinal")
     return Results(

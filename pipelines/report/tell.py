@@ -244,10 +244,12 @@ def _training_sentences(model: Model) -> list[str]:
         n = len(model.members)
         head = model.config.get("head")
         name = head.get("name", model.name) if isinstance(head, Mapping) else model.name
-        out = [
-            f"{model.name}: {n} multiple-instance heads ({name}) were trained in {n}-fold cross-validation by patient"
+        folds = len({str(one).rpartition("f")[2] for one in model.members})
+        how = f"{folds}-fold cross-validation by patient" + (f", dealt {n // folds} times" if n > folds else "")
+        return [
+            f"{model.name}: {n} multiple-instance heads ({name}) were trained in {how}; each slide was answered by the "
+            "model that had not seen its patient."
         ]
-        return [f"{out[0]}; each slide was answered by the model that had not seen its patient."]
     if not model.metrics:
         return []
     split = model.metrics.get("split")
@@ -278,6 +280,12 @@ def _training_sentences(model: Model) -> list[str]:
         names = ", ".join(str(one.get("name")) for one in clinical.get("variables", ()))
         kind = str(clinical.get("fusion")).replace("_", " ")
         out.append(f"Clinical variables joined the slide by {kind} fusion: {names}.")
+    taught, conflict = model.config.get("taught_by"), model.metrics.get("gradient_conflict")
+    if isinstance(taught, Mapping):
+        out.append(f"It learned from {taught.get('members', '?')} other models (knowledge distillation), too.")
+    if isinstance(conflict, Mapping) and isinstance(conflict.get("share"), float):
+        projected = " and were projected (PCGrad)" if conflict.get("surgery") == "pcgrad" else ""
+        out.append(f"The tasks' gradients conflicted in {conflict['share']:.0%} of the pairs{projected}.")
     probed = model.metrics.get("site_probe")
     if isinstance(probed, Mapping):
         out.append(f"Kept out in training, with a fresh probe as the judge: {'; '.join(spoken(probed))}.")

@@ -33,6 +33,7 @@ from .options import (
     Splits,
     Target,
     TaskKind,
+    Teacher,
     Verbose,
     settings_from,
     snake,
@@ -52,6 +53,7 @@ def train(
     splits: Splits = None,
     site: Site = None,
     search: Search = None,
+    teacher: Teacher = None,
     clinical: Clinical = None,
     clinical_table: ClinicalTable = None,
     fusion: FusionKind = None,
@@ -75,7 +77,7 @@ def train(
 
     options = {"head": snake(head), "epochs": epochs, "seed": seed}
     options |= {"task": snake(task), "folds": folds, "repeats": repeats, "site": site}
-    options |= {"search": search, "clinical": clinical, "fusion": snake(fusion)}
+    options |= {"search": search, "teacher": teacher, "clinical": clinical, "fusion": snake(fusion)}
     settings = settings_from(config, set_, options)
     result = stages.train(
         job,
@@ -99,20 +101,32 @@ def train(
 def predict(
     job: Job,
     model: Model,
+    labels: MaybeLabels = None,
+    target: Target = "label",
     clinical_table: ClinicalTable = None,
     features: Features = None,
     select: Select = None,
+    pseudonymize: Pseudonymize = None,
     json_: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> int:
-    """Predict every slide of a job, or those selected.
+    """Predict every slide of a job, or those selected; labels are written beside the predictions, for `evaluate`.
 
-    Example: slidemil predict job --model gated_abmil
+    Example: slidemil predict other-job --model job/models/gated_abmil -l other.csv
     """
     from pipelines import stages
 
-    result = stages.predict(job, model, features=features, select=select, clinical=clinical_table)
+    result = stages.predict(
+        job,
+        model,
+        features=features,
+        select=select,
+        clinical=clinical_table,
+        labels=labels,
+        target=target,
+        keyfile=pseudonymize,
+    )
     show(result, json_)
     return result.exit_code
 
@@ -126,6 +140,7 @@ def evaluate(
     by: By = None,
     target: Target = "label",
     features: Features = None,
+    pseudonymize: Pseudonymize = None,
     json_: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -137,6 +152,15 @@ def evaluate(
     from pipelines import stages
 
     columns = [name.strip() for name in by.split(",")] if by else []
-    result = stages.evaluate(job, model, against=against, labels=labels, by=columns, target=target, features=features)
+    result = stages.evaluate(
+        job,
+        model,
+        against=against,
+        labels=labels,
+        by=columns,
+        target=target,
+        features=features,
+        keyfile=pseudonymize,
+    )
     show(result, json_)
     return result.exit_code

@@ -101,6 +101,9 @@ Site = Annotated[str | None, typer.Option(help="Column of the labels: slides of 
 Search = Annotated[
     int | None, typer.Option(help="Search settings in so many trials, on inner folds of the training patients.")
 ]
+Teacher = Annotated[
+    str | None, typer.Option(help="Models of the job that teach this one, joined by commas; e.g. of the same folds.")
+]
 Clinical = Annotated[
     str | None, typer.Option(help="Columns of clinical variables that join the slide, e.g. age,stage.")
 ]

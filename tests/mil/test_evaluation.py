@@ -68,6 +68,20 @@ def test_figures_of_two_classes_are_scikit_learns():
     assert found["auc"]["delong_independent"] is False
 
 
+def test_slides_are_cut_at_the_threshold_of_the_model_that_answered_them():
+    rng = np.random.default_rng(5)
+    y, p, cut = rng.integers(0, 2, 40), rng.random(40), np.repeat([0.2, 0.7], 20)
+    two, who = np.column_stack([1 - p, p]), [f"p{i // 2}" for i in range(40)]
+    task = Classification(("n", "p"))
+    found = evaluate_task(task, y[:, None] * 1.0, two, who, threshold=cut, folds=[str(c) for c in cut], resamples=20)
+    said = np.concatenate([p[:20] >= 0.2, p[20:] >= 0.7])
+    assert found["slides"]["sensitivity"]["value"] == pytest.approx(sk.recall_score(y, said))
+    assert found["folds"]["specificity"]["each"]["0.7"] == pytest.approx(1 - said[20:][y[20:] == 0].mean())
+    against = compare_models(task, y[:, None] * 1.0, two, two, who, thresholds=(cut, 0.5), resamples=20)
+    difference = sk.balanced_accuracy_score(y, said) - sk.balanced_accuracy_score(y, p >= 0.5)
+    assert against["figures"]["balanced_accuracy"]["difference"] == pytest.approx(difference)
+
+
 def test_figures_of_three_classes_are_scikit_learns():
     rng = np.random.default_rng(0)
     y, p = rng.integers(0, 3, 90), rng.dirichlet([1, 1, 1], 90)

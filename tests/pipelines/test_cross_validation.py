@@ -13,7 +13,10 @@ from PIL import Image
 
 from pipelines import questions
 from pipelines.errors import UsageError
+from pipelines.jobfolder import JobFolder
 from pipelines.labels import Labels
+from pipelines.predictions import digest_of
+from pipelines.records import read_record
 
 
 def rows(path):
@@ -52,6 +55,8 @@ def test_every_slide_is_answered_by_a_model_that_never_saw_its_patient(job, coho
     truth = [row["label"] == "positive" for row in found]
     pooled = sk.roc_auc_score(truth, [float(row["p_positive"]) for row in found])
     assert said["score"]["slides"]["auc"]["value"] == pytest.approx(pooled)
+    named = [row["pred"] == "positive" for row in found]  # each by the threshold of its fold's model
+    assert said["score"]["slides"]["sensitivity"]["value"] == pytest.approx(sk.recall_score(truth, named))
     assert set(said["score"]["folds"]["auc"]["each"]) == {"r0f0", "r0f1", "r1f0", "r1f1"}
     code, again = slidemil_json(
         "train", job, "-l", table, "--folds", 2, "--repeats", 2, "--epochs", 3, "--head", "mean"
@@ -68,6 +73,59 @@ def test_every_slide_is_answered_by_a_model_that_never_saw_its_patient(job, coho
         mine = {row["slide_id"]: row for row in rows(job / "predictions" / f"mean_cv_{fold}" / "slides.csv")}
         each.append(float(mine[one]["p_positive"]))
     assert float(together[0]["p_positive"]) == pytest.approx(np.mean(each))
+
+
+def test_a_head_is_taught_by_the_models_of_its_own_fold_and_by_none_that_saw_its_held_out_slides(job, table):
+    teacher = ("train", job, "-l", table, "--folds", 2, "--epochs", 1, "--head")
+    for head in ("mean", "abmil"):
+        assert slidemil(*teacher, head)[0] == 0
+    command = (*teacher, "mean", "--name", "student", "--teacher", "mean_cv,abmil_cv", "--set", "teacher_share=1")
+    code, said = slidemil_json(*command)
+    assert (code, said["model"]) == (0, "student"), said
+    models = job / "models"
+    for fold in ("r0f0", "r0f1"):
+        config = json.loads((models / f"student_{fold}" / "config.json").read_text())
+        assert config["taught_by"] == {"members": 2, "temperature": 2.0, "share": 1.0}
+        cuts = [json.loads((models / f"{t}_cv_{fold}" / "config.json").read_text()) for t in ("mean", "abmil")]
+        assert config["threshold"] == pytest.approx(np.mean([c["threshold"] for c in cuts]))
+        assert "learned from what 2 model(s) say" in (models / f"student_{fold}" / "README.md").read_text()
+    assert slidemil_json(*command)[1]["new"] is False
+    record = read_record(JobFolder(job), models / "student_r0f0" / "config.json")  # a changed teacher is noticed
+    assert record.parts["teachers"] == sorted(digest_of(models / f"{t}_cv_r0f0") for t in ("mean", "abmil"))
+    code, said = slidemil("train", job, "-l", table, "--teacher", "mean_cv", "--seed", 3)
+    assert (code, "it was made with slides that are held out here" in " ".join(said.split())) == (2, True), said
+    code, said = slidemil("train", job, "-l", table, "--target", "age", "--task", "regression", "--teacher", "mean_cv")
+    assert (code, "only classes can be taught" in said) == (2, True), said
+
+
+def test_models_of_patients_answer_a_case_by_all_its_slides_as_one_bag(job, cohort, tmp_path):
+    """Against the model itself on the joined features."""
+    import mil
+    from mil.bag_set import join
+    from pipelines.feature_sets import choose_folder, load_features
+
+    cases = sorted({slide.case_id for slide in cohort.slides})
+    table = tmp_path / "cases.csv"
+    lines = [f"{s.slide_id},{s.case_id},{'ab'[cases.index(s.case_id) % 2]}" for s in cohort.slides]
+    table.write_text("\n".join(["slide_id,case_id,label", *lines]) + "\n")
+    loaded = load_features(JobFolder(job), choose_folder(JobFolder(job), None), [s.slide_id for s in cohort.slides])
+    patients = ("train", job, "-l", table, "--head", "gated-abmil", "--epochs", 2, "--set", "per_patient=true")
+    code, said = slidemil_json(*patients, "--name", "one")
+    assert code == 0, said
+    assert said["metrics"]["n"] == said["metrics"]["n_patients"]
+    model = mil.load_model(job / "models" / "one")
+    for row in rows(job / "predictions" / "one" / "cases.csv"):
+        mine = sorted(s.slide_id for s in cohort.slides if s.case_id == row["case_id"])
+        answer = mil.predict(model, join([loaded.bag(name) for name in mine], "x"))[0].answer
+        assert float(row["p_b"]) == pytest.approx(answer[1], abs=1e-6)
+        assert row["rule"] == "all slides of the case as one bag"
+    code, said = slidemil_json(*patients, "--folds", 2, "--name", "cv")
+    assert code == 0, said
+    found = rows(job / "predictions" / "cv" / "fold_cases.csv")
+    assert len(found) == len(cases)
+    truth, p = [row["label"] == "b" for row in found], [float(row["p_b"]) for row in found]
+    assert said["score"]["patients"]["figures"]["auc"]["value"] == pytest.approx(sk.roc_auc_score(truth, p))
+    assert said["score"]["patients"]["rule"] == "all slides of the case as one bag"
 
 
 def test_evaluate_says_figures_curves_comparison_and_leaks(job, table):
@@ -95,8 +153,7 @@ def test_a_copied_slide_in_another_fold_is_told(job, table, cohort):
     """One slide's features are put in the place of another patient's."""
     from shutil import copyfile
 
-    from pipelines.jobfolder import JobFolder
-    from pipelines.records import read_record, seal
+    from pipelines.records import seal
 
     code, said = slidemil_json("train", job, "-l", table, "--folds", 2, "--epochs", 1, "--head", "mean")
     found = {row["slide_id"]: row["fold"] for row in rows(job / "predictions" / "mean_cv" / "folds.csv")}

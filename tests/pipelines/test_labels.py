@@ -40,6 +40,13 @@ def test_labels_of_other_slides_and_slides_without_label_are_noted(tmp_path):
     assert any("patient of its own" in note for note in labels.notes)
 
 
+def test_words_that_may_be_meant_otherwise_are_noted(tmp_path):
+    labels = read_labels(table(tmp_path, "slide_id,label\n001,None\nb.2,Pos\nz,pos\n"), SLIDES)
+    assert labels.label == {"b.2": "Pos"}
+    assert any("None counts as no label" in note for note in labels.notes)
+    assert any("Pos and pos are taken for different" in note for note in labels.notes)
+
+
 def test_two_labels_for_one_slide_are_refused(tmp_path):
     with pytest.raises(UsageError, match="twice and differently"):
         read_labels(table(tmp_path, "slide_id,label\n001,pos\n001.svs,neg\n"), SLIDES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -99,6 +100,39 @@ def test_predictions_say_which_slides_the_model_was_made_with(job, cohort):
     assert cases == {s.case_id: s.split for s in cohort.slides}
     text = (job / "models" / "gated_abmil" / "cohort.json").read_text()
     assert not any(s.slide_id in text or s.case_id in text for s in cohort.slides), "names travel with the model"
+
+
+def test_labels_come_later_stay_when_a_table_is_lost_and_judge_a_model_elsewhere(job, cohort, labels, tmp_path):
+    """A job of another hospital: no model, no labels; its slides go by other names than those of the training."""
+    other, model = shutil.copytree(job, tmp_path / "other"), job / "models" / "gated_abmil"
+    shutil.copytree(model, tmp_path / "m")
+    strangers = {"0" * 20: "train"}
+    (tmp_path / "m" / "cohort.json").write_text(json.dumps({"slides": strangers, "cases": strangers}))
+    for name in ("models", "predictions"):
+        shutil.rmtree(other / name)
+    odd = tmp_path / "odd.csv"
+    named = [f"{s.slide_id};ä-{s.case_id};{s.label if i else 'unsure'}" for i, s in enumerate(cohort.slides)]
+    odd.write_text("\n".join(["slide_id;case_id;diagnosis", *named]) + "\n")
+    code, said = slidemil("evaluate", other, "-m", tmp_path / "m")
+    assert (code, "has predicted nothing here. Run `slidemil predict`" in " ".join(said.split())) == (2, True)
+    assert slidemil("predict", other, "-m", tmp_path / "m")[0] == 0
+    code, said = slidemil("evaluate", other, "-m", tmp_path / "m")
+    assert (code, "give their labels with --labels" in " ".join(said.split())) == (2, True), said
+    table = other / "predictions" / "m" / "slides.csv"
+    code, said = slidemil_json("evaluate", other, "-m", tmp_path / "m", "-l", odd, "--target", "diagnosis")
+    assert (code, said["score"]["n"], said["which"]) == (0, 11, "labelled slides that the model has not seen"), said
+    first = said["score"]["slides"]["auc"]["value"]
+    code, said = slidemil_json("predict", other, "-m", tmp_path / "m", "-l", odd, "--target", "diagnosis")
+    assert (code, said["new"]) == (0, True), said
+    assert any("1 slides have a label that m does not know" in text for text in said["warnings"])
+    told = {row["slide_id"]: (row["case_id"], row["label"]) for row in rows(table)}
+    assert sum(told[s.slide_id] == (f"ä-{s.case_id}", s.label) for s in cohort.slides) == 11
+    assert slidemil_json("evaluate", other, "-m", tmp_path / "m")[1]["score"]["slides"]["auc"]["value"] == first
+    table.unlink()
+    assert slidemil("predict", other, "-m", tmp_path / "m")[0] == 0
+    assert {row["slide_id"]: (row["case_id"], row["label"]) for row in rows(table)} == told
+    code, said = slidemil("predict", other, "-m", tmp_path / "m", "-l", labels, "--target", "case_id")
+    assert (code, "Name the column with --target" in " ".join(said.split())) == (2, True), said
 
 
 def test_another_model_of_the_same_name_takes_no_ones_place(job, tmp_path, labels):
