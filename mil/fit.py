@@ -39,15 +39,25 @@ class Side:
     codes: Tensor | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """One task of a batch: rows of its slides, its first column of the logits, its targets of all slides (n, W)."""
+
+    task: Task
+    rows: list[int]
+    column: int
+    target: Tensor
+
+
 class Fit:
     """A training under way."""
 
     def __init__(self, head: Head, task: Task, train: Side, validation: Side, settings: TrainSettings) -> None:
         self.head, self.task, self.settings = head, task, settings
         self.train, self.validation = train, validation
-        tasks = list(task.tasks.values()) if isinstance(task, MultiTask) else [task]
-        learned = len(tasks) > 1 and settings.task_weights == "uncertainty"
-        self.balance = UncertaintyWeights(len(tasks)).to(settings.device) if learned else None
+        self._tasks = list(task.tasks.values()) if isinstance(task, MultiTask) else [task]
+        learned = len(self._tasks) > 1 and settings.task_weights == "uncertainty"
+        self.balance = UncertaintyWeights(len(self._tasks)).to(settings.device) if learned else None
         self.parameters = [p for p in head.parameters() if p.requires_grad]
         groups: list[dict[str, Any]] = [{"params": self.parameters}]
         if self.balance is not None:
@@ -104,12 +114,12 @@ class Fit:
             return torch.cat([self.head(bags[i]).logits.float() for i in range(len(bags))])
 
     @torch.no_grad()
-    def _risks(self) -> Tensor:
-        """First logit of every training slide, (n, 1); where slide and variables speak apart, of either, (n, 2)."""
+    def _said(self) -> Tensor:
+        """Logits of every training slide, (n, 1, C); where slide and variables speak apart, of either, (n, 2, C)."""
         self.head.eval()
         with self._precision():
             outs = [self.head(self.train.bags[i]) for i in range(len(self.train.bags))]
-        return torch.cat([o.logits[:, :1] if o.parts is None else o.parts[:, :, 0] for o in outs]).float()
+        return torch.cat([out.logits[:, None] if out.parts is None else out.parts for out in outs]).float()
 
     @torch.no_grad()
     def _embed(self, bags: PreparedBags) -> Tensor:
@@ -158,8 +168,8 @@ class Fit:
         The weighted losses are divided by the number of slides, not by the sum of their weights as torch's "mean"
         does: in a batch of one slide the weight would cancel.
         """
-        if isinstance(self.task, Cox):
-            self._bank = self._risks()
+        if any(isinstance(task, Cox) for task in self._tasks):
+            self._bank = self._said()
         if self.adaptation is not None:
             self._embeddings = self._embed(self.train.bags)
         self.head.train()
@@ -216,39 +226,38 @@ class Fit:
 
     def _objectives(self, out: MILOutput, bag: Bag, rows: list[int]) -> list[Tensor]:
         """What each task holds against the head's output, were these the slides."""
-        target = self.train.target[rows]
-        if not isinstance(self.task, MultiTask):
-            return [self._objective(self.task, out, bag, target, rows)]
-        values, c = [], 0
-        for task, _, wanted in self.task.parts(None, target).values():
-            values.append(self._objective(task, columns(out, c, c + task.outputs), bag, wanted, rows))
-            c += task.outputs
+        values, c, w = [], 0, 0
+        for task in self._tasks:
+            asked = _Asked(task, rows, c, self.train.target[:, w : w + task._width()])
+            mine = out if len(self._tasks) == 1 else columns(out, c, c + task.outputs)
+            values.append(self._objective(asked, mine, bag))
+            c, w = c + task.outputs, w + task._width()
         return values
 
-    def _objective(self, task: Task, out: MILOutput, bag: Bag, target: Tensor, rows: list[int]) -> Tensor:
+    def _objective(self, asked: _Asked, out: MILOutput, bag: Bag) -> Tensor:
         """What one task holds against the output; where slide and variables speak apart, against either by itself."""
         if out.parts is None:
-            return self._held_against(task, out, bag, target, rows, 0)
+            return self._held_against(asked, out, bag, 0)
         slide, variables = out.parts[:, 0], out.parts[:, 1]
-        one = self._held_against(task, replace(out, logits=slide), bag, target, rows, 0)
-        return one + self._slide_loss(task, variables, target, rows, 1)
+        one = self._held_against(asked, replace(out, logits=slide), bag, 0)
+        return one + self._slide_loss(asked, variables, 1)
 
-    def _held_against(self, task: Task, out: MILOutput, bag: Bag, target: Tensor, rows: list[int], part: int) -> Tensor:
-        one_of = isinstance(task, Classification) and not bool(torch.isnan(target).any())
+    def _held_against(self, asked: _Asked, out: MILOutput, bag: Bag, part: int) -> Tensor:
+        target = asked.target[asked.rows]
+        one_of = isinstance(asked.task, Classification) and not bool(torch.isnan(target).any())
         number = target[:, 0].long() if one_of else None
-        value = objective_of(self.head)(
-            out, bag, number, lambda logits: self._slide_loss(task, logits, target, rows, part)
-        )
-        if isinstance(task, Cox) and self._bank is not None:
-            self._bank[rows, part] = out.logits[:, 0].detach()
+        value = objective_of(self.head)(out, bag, number, lambda logits: self._slide_loss(asked, logits, part))
+        if isinstance(asked.task, Cox) and self._bank is not None:
+            self._bank[asked.rows, part, asked.column] = out.logits[:, 0].detach()
         return value
 
-    def _slide_loss(self, task: Task, logits: Tensor, target: Tensor, rows: list[int], part: int) -> Tensor:
+    def _slide_loss(self, asked: _Asked, logits: Tensor, part: int) -> Tensor:
         """Loss of the task, (B,)."""
-        if isinstance(task, Cox) and self._bank is not None and not isinstance(self.task, MultiTask):
-            where = torch.as_tensor(rows, device=logits.device)
-            return task.loss_in_bank(logits, where, self._bank[:, part], self.train.target)
-        return task.loss(logits, target)
+        task = asked.task
+        if isinstance(task, Cox) and self._bank is not None:
+            where = torch.as_tensor(asked.rows, device=logits.device)
+            return task.loss_in_bank(logits, where, self._bank[:, part, asked.column], asked.target)
+        return task.loss(logits, asked.target[asked.rows])
 
     def _backward(self, losses: list[Tensor], penalty: Tensor | None) -> list[tuple[float, float]]:
         """Fill in the gradients; of several tasks return mean cosine and share of conflicts."""

@@ -240,6 +240,20 @@ def test_every_task_learns_is_stored_and_answers(kind, sides, tmp_path):
     assert predict(again, bag)[0].pred
 
 
+def test_survival_beside_another_task_has_full_risk_sets_too(sides):
+    """In a batch of one slide nobody else is at risk: alone, the batch would teach nothing."""
+    fit, stop = (asked(side, "cox") for side in sides[:2])
+    settings = replace(QUICK, epochs=4, batch_size=1)
+    alone = train(fit, stop, Cox(), settings).head.state_dict()
+    same = train(fit, stop, MultiTask({"death": Cox()}), settings).head.state_dict()
+    assert all(torch.allclose(alone[name], same[name], atol=1e-5) for name in alone)
+    few = [np.where(np.arange(len(side)) < 2, np.arange(len(side)), NAN) for side in (fit, stop)]
+    beside = [replace(s, labels=np.column_stack([y, s.labels])) for s, y in zip((fit, stop), few, strict=True)]
+    model = train(*beside, MultiTask({"n": Regression(), "death": Cox()}), replace(settings, epochs=10))
+    found = predict(model, Bag.from_list(list(stop.bags)))
+    assert sk.roc_auc_score(sides[1].labels, [p.answer[1] for p in found]) > 0.9  # those who die soon
+
+
 def test_an_ensemble_averages_and_teaches_a_small_head(sides):
     fit, stop, test = sides
     members = [train(fit, stop, ("n", "p"), replace(QUICK, seed=s)) for s in range(3)]
