@@ -25,7 +25,7 @@ from .feature_sets import FeatureSet
 from .features import decisive
 from .files import csv_bytes, json_bytes, sha256_json
 from .jobfolder import JobFolder
-from .labels import Labels
+from .labels import Labels, class_order
 from .progress import Progress
 from .questions import ask
 from .records import current, finish, forget
@@ -68,11 +68,8 @@ def check_labels(path: Path, labels: Labels, settings: LearnSettings | None = No
         UsageError: names the table and what to change in it.
     """
     question = ask(labels, (settings or LearnSettings()).task)
-    if isinstance(question.task, Classification) and len(labels.classes) < 2:
-        raise UsageError(
-            f"{path}: all {len(labels.label)} labelled slides have the class {labels.classes[0]!r}: nothing can be "
-            "told apart. Label slides of at least two classes."
-        )
+    if isinstance(question.task, Classification):
+        _check_classes(path, labels)
     if not labels.split:
         return
     names = sorted(labels.label)
@@ -81,6 +78,22 @@ def check_labels(path: Path, labels: Labels, settings: LearnSettings | None = No
         mil.check_split(split, [labels.case[name] for name in names])
     except mil.TrainingDataError as error:
         raise UsageError(f"{path}: {error}") from error
+
+
+def _check_classes(path: Path, labels: Labels) -> None:
+    """Refuse one class, and numbers that are hardly classes."""
+    classes = labels.classes
+    if len(classes) < 2:
+        odd = [note for note in labels.notes if "counts as no label" in note]
+        raise UsageError(
+            f"{path}: all {len(labels.label)} labelled slides have the class {classes[0]!r}: nothing can be told "
+            f"apart. {' '.join(odd) or 'Label slides of at least two classes'}."
+        )
+    if len(classes) > max(10, len(labels.label) / 3) and all(class_order(name)[0] == 0 for name in classes):
+        raise UsageError(
+            f"{path}: `{labels.target}` has {len(classes)} different numbers: as classes these are too many for "
+            f"{len(labels.label)} slides. Ask for the number itself with --task regression."
+        )
 
 
 def divide(features: FeatureSet, labels: Labels, settings: LearnSettings) -> Sides:

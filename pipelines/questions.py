@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -108,7 +109,7 @@ def _one(kind: str, columns: tuple[str, ...], labels: Labels) -> Question:
     if kind == "multilabel":
         flags = {s: tuple(flag(v, s, c) for v, c in zip(row, columns, strict=True)) for s, row in cells.items()}
         return Question(MultiLabel(columns), flags)
-    pairs = {s: (number(row[0], s, columns[0]), flag(row[1], s, columns[1])) for s, row in cells.items()}
+    pairs = {s: (_time(row[0], s, columns[0]), flag(row[1], s, columns[1])) for s, row in cells.items()}
     return Question(Cox() if kind == "cox" else DiscreteHazard(), pairs)
 
 
@@ -121,9 +122,24 @@ def number(cell: str, slide: str, column: str) -> float:
     if not is_label(cell):
         return _NAN
     try:
-        return float(cell.replace(",", ".") if cell.count(",") == 1 and "." not in cell else cell)
-    except ValueError as error:
-        raise UsageError(f"{slide}: `{column}` says {cell!r}, wanted a number or an empty cell.") from error
+        value = float(cell.replace(",", ".") if cell.count(",") == 1 and "." not in cell else cell)
+    except ValueError:
+        value = math.inf
+    if not math.isfinite(value):
+        raise UsageError(f"{slide}: `{column}` says {cell!r}, wanted a number or an empty cell.")
+    return value
+
+
+def _time(cell: str, slide: str, column: str) -> float:
+    """Read a time.
+
+    Raises:
+        UsageError: it is none, or not over 0.
+    """
+    value = number(cell, slide, column)
+    if value <= 0:
+        raise UsageError(f"{slide}: `{column}` says {cell!r}, wanted a time over 0 or an empty cell.")
+    return value
 
 
 def flag(cell: str, slide: str, column: str) -> float:

@@ -251,10 +251,13 @@ def test_splits_of_other_tools_are_taken(job, cohort, table, tmp_path):
         ("label,age", "classification", "asks 2 questions"),
         ("age", "cox", "time\\+event"),
         ("label", "regression", "wanted a number"),
+        ("far", "regression", "wanted a number"),
+        ("age+zero", "cox", "says '5', wanted 1 or 0"),
+        ("none+age", "discrete-hazard", "`none` says '0', wanted a time over 0"),
     ],
 )
 def test_questions_that_make_no_sense_are_refused_with_the_mend(target, task, words):
-    cells = {"a": {"label": "x", "age": "5"}, "b": {"label": "y", "age": "6"}}
-    labels = Labels({"a": "x", "b": "y"}, {"a": "a", "b": "b"}, {}, target=target, cells=cells)
+    cells = {"a": {"label": "x", "age": "1", "zero": "5", "none": "0", "far": "inf"}}
+    labels = Labels({"a": "x"}, {"a": "a"}, {}, target=target, cells=cells)
     with pytest.raises(UsageError, match=words):
         questions.ask(labels, task)

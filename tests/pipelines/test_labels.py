@@ -8,6 +8,7 @@ import pytest
 
 from pipelines.errors import NothingMatchedError, UsageError
 from pipelines.labels import Labels, read_labels
+from pipelines.learn import check_labels
 from pipelines.manifest import SlideEntry
 
 SLIDES = [SlideEntry("001", Path("x/001.svs"), "001"), SlideEntry("b.2", Path("x/b.2.svs"), "b.2")]
@@ -45,6 +46,16 @@ def test_words_that_may_be_meant_otherwise_are_noted(tmp_path):
     assert labels.label == {"b.2": "Pos"}
     assert any("None counts as no label" in note for note in labels.notes)
     assert any("Pos and pos are taken for different" in note for note in labels.notes)
+
+
+def test_what_can_hardly_be_classes_is_refused_with_the_mend(tmp_path):
+    path = table(tmp_path, "slide_id,label,age\n001,none,61.5\nb.2,pos,70\n")
+    with pytest.raises(UsageError, match=r"class 'pos'.*none counts as no label"):
+        check_labels(path, read_labels(path, SLIDES))
+    many = [SlideEntry(str(i), Path(f"x/{i}.svs"), str(i)) for i in range(20)]
+    path = table(tmp_path, "slide_id,age\n" + "".join(f"{i},{40 + i}\n" for i in range(20)))
+    with pytest.raises(UsageError, match=r"20 different numbers.*--task regression"):
+        check_labels(path, read_labels(path, many, column="age"))
 
 
 def test_two_labels_for_one_slide_are_refused(tmp_path):
