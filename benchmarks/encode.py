@@ -11,6 +11,8 @@ extract` does with a slide: hash, tissue, pictures, tiles, encoder, feature file
   the bare JPEG decoder (each needed tile of the file once). `extract_of_limit`: all that extract does, over the same.
 * `loader_over_best`: all that extract does before that consumer, over the same of the best of the three.
 
+* `resnet50_openvino_fp32_over_torch` …: the same encoder by way of OpenVINO, tiles in memory, in turns in one process.
+
 On CUDA devices the same encoders run on resident tiles; without one the table says so.
 """
 
@@ -26,6 +28,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -119,7 +122,32 @@ def limit(_: str, __: str, slide: Path, ___: str) -> Callable[[], int]:
     return end_to_end.limit(slide)
 
 
+def by_openvino(network: str, rounds: int) -> dict[str, list[float]]:
+    """Return the CPU seconds of one tile, round by round, of torch and OpenVINO in each precision both have."""
+    import mil
+    from mil.encoders import openvino_graph
+
+    kinds = [("cpu", p) for p in ("fp32", best_precision())] + [("openvino", p) for p in ("fp32", best_precision())]
+    kinds = [kind for kind in dict.fromkeys(kinds) if kind[0] == "cpu" or openvino_graph.can(kind[1])]
+    encoders = {
+        f"{device} {precision}": mil.create_encoder(network, weights="random", device=device, precision=precision)
+        for device, precision in kinds
+    }
+    side = next(iter(encoders.values())).input_size
+    pixels = np.random.default_rng(0).integers(0, 256, (BATCH, side, side, 3), np.uint8)
+    dice, spent = random.Random(0), {name: [] for name in encoders}
+    for turn in range(rounds + 1):  # the first warms up
+        for name in dice.sample(sorted(encoders), len(encoders)):
+            began = cpu_seconds()
+            encoders[name](pixels)
+            spent[name] += [(cpu_seconds() - began) / BATCH] if turn else []
+    return spent
+
+
 def child(who: str, network: str, precision: str, slide: str, weights: str) -> None:
+    if who == "openvino":
+        print(json.dumps(by_openvino(network, int(precision))))
+        return
     run = {"ours": ours, "loader": loader, "forward": forward, "limit": limit}[who](
         network, precision, Path(slide), weights
     )
@@ -276,6 +304,13 @@ def measure(args: argparse.Namespace, large: str, small: str, weights: str) -> N
         fastest["resnet50"] = best_of(spent)
         figures |= of(spent, best_of(spent), "fp32", "resnet50_fp32_over_best")
         figures |= of(spent, best_of(spent), best, "resnet50_over_best")
+    for name, network in networks.items() if find_spec("openvino") else ():
+        spent = house(("openvino", network, str(rounds + 2), "", ""))
+        for who, seconds in spent.items():
+            line(row=f"{name}, openvino", who=who, ms_per_tile=1000 * median(seconds))
+        for precision in dict.fromkeys(("fp32", best)):
+            key = f"{name}_openvino_{precision}_over_torch"
+            figures |= of(spent, f"cpu {precision}", f"openvino {precision}", key)
     figures |= on_cuda(networks)
     absent = course.absent or ({"all": "not asked for by --quick"} if args.quick else {})
     lacking = {key for key in GOALS if key.endswith("_over_best")} if absent else set()

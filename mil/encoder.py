@@ -30,7 +30,7 @@ class Encoder(Protocol):
 
     @property
     def device(self) -> str:
-        """Where it computes, as torch names it: "cpu", "cuda"."""
+        """Where it computes, as torch names it, "cpu", "cuda", or "openvino"."""
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Encode RGB tiles, shape (B, S, S, 3), uint8 → features (B, D), float32."""
@@ -56,7 +56,7 @@ def create_encoder(
             a tag, "local-dir:FOLDER" (a folder that timm saved), or "hf-hub:OWNER/REPO".
         weights: a `.safetensors` or torch file, "local-dir:FOLDER", or "random" (or "random:SEED", for tests; the
             passport says so). None takes the hub cache, then the hub where there is a network.
-        device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1" …
+        device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1" …, or "openvino": the CPU by way of OpenVINO.
         batch_size: tiles in one pass on CUDA, 0 for as many as fit; the last one is filled up, so the shape is always
             the same. On a CPU passes have a shape of their own, and features do not depend on it.
         precision: "fp32", "bf16", "fp16", or "auto": fp32 on a CPU, what the encoder is used with on CUDA.

@@ -50,7 +50,8 @@ class ExtractSettings:
         stain_reference: what stains are normalized to: the name of a built-in reference, a reference that
             `slidemil stain fit` wrote, or an image; none takes the built-in `tiatoolbox-target`.
         batch_size: tiles per encoder call; 0 takes as many as the device's memory holds. Features do not depend on it.
-        device: `auto`, `cpu`, `cuda`, `cuda:1` …; several with commas, or `all` CUDA devices: a process for each.
+        device: `auto`, `cpu`, `openvino` (the CPU by way of OpenVINO), `cuda`, `cuda:1` …; several with commas, or
+            `all` CUDA devices: a process for each.
         precision: of the encoder's arithmetic, `fp32`, `bf16`, `fp16`, or `auto`: `fp32` on a CPU, what the encoder is
             used with on CUDA.
         compile: let torch.compile make machine code of the encoder: minutes at the start, faster afterwards.

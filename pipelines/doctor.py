@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -89,8 +90,16 @@ def _torch() -> Check:
 
     good = bool(torch.isfinite(torchvision.transforms.functional.resize(torch.zeros(3, 8, 8), [4, 4])).all())
     device = f"CUDA: {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "no CUDA device, CPU is used"
-    found = f"torch {torch.__version__}, torchvision {torchvision.__version__}, {device}"
+    found = f"torch {torch.__version__}, torchvision {torchvision.__version__}, {device}{_openvino()}"
     return Check("torch", good, found, "torch and torchvision do not fit together: install a matching pair.")
+
+
+def _openvino() -> str:
+    """Name OpenVINO's version where it is installed, without loading it."""
+    try:
+        return f", OpenVINO {importlib.metadata.version('openvino')} (--device openvino)"
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def _openslide() -> Check:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -11,6 +12,8 @@ from .errors import EnvironmentFault, UsageError
 
 if TYPE_CHECKING:
     from mil import Encoder
+
+OPENVINO = "openvino"
 
 
 def devices_of(name: str) -> list[str]:
@@ -22,22 +25,36 @@ def devices_of(name: str) -> list[str]:
     return [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["cuda"]
 
 
-def check_device(name: str) -> None:
-    """Refuse devices that are not there before anything is read; `name` as in `devices_of`."""
-    for one in devices_of(name):
-        _check_one(one)
+def check_device(name: str, *, encodes: bool = False) -> None:
+    """Refuse devices that are not there before anything is read.
 
-
-def _check_one(name: str) -> None:
-    """Refuse a device that is not there before anything is read.
+    Args:
+        name: as in `devices_of`.
+        encodes: an encoder is to compute there, for which OpenVINO will do, too.
 
     Raises:
         UsageError: there is no such kind of device.
         EnvironmentFault: this machine lacks it.
     """
+    for one in devices_of(name):
+        if encodes and one == OPENVINO:
+            _check_openvino()
+        else:
+            _check_one(one, f"auto, cpu, cuda, {'openvino, ' * encodes}or cuda:1 …")
+
+
+def _check_openvino() -> None:
+    if importlib.util.find_spec(OPENVINO) is None:
+        raise EnvironmentFault(
+            f"--device {OPENVINO}: the package is not installed. Install it: pip install 'slidemil[openvino]', or use "
+            "--device cpu."
+        )
+
+
+def _check_one(name: str, known: str) -> None:
     kind, _, number = name.partition(":")
     if kind not in ("auto", "cpu", "cuda") or (number and not number.isdigit()):
-        raise UsageError(f"--device {name}: write auto, cpu, cuda, or cuda:1 …")
+        raise UsageError(f"--device {name}: write {known}")
     if kind != "cuda":
         return
     import torch
@@ -60,7 +77,7 @@ def encoder_of(settings: ExtractSettings, *, offline: bool) -> Encoder:
     """
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
-    check_device(settings.device)
+    check_device(settings.device, encodes=True)
     if settings.commercial_only:
         from .encoder_verbs import permitted
 

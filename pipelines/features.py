@@ -222,9 +222,10 @@ def decisive(passport: Mapping[str, Any]) -> dict[str, Any]:
     """Return what of a passport decides which features may be mixed.
 
     Library versions and the device are told, not compared: a patch release must not make a cohort worthless. Nor is
-    what the weights are called: their hash is.
+    what the weights are called: their hash is. OpenVINO counts as a device: it is held to torch's numbers first.
     """
-    return {name: value for name, value in passport.items() if name not in _TOLD}
+    found = {name: value for name, value in passport.items() if name not in _TOLD}
+    return found | {"backend": "torch"} if found.get("backend") == "openvino" else found
 
 
 def same_passport(known: Mapping[str, Any], found: Mapping[str, Any], *, what: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -95,9 +96,10 @@ class Network(nn.Module):
         if found.ndim != 3:
             return _channels_last(found, self.backbone)
         patches = found[:, self.prefix_tokens :]
-        side = round(patches.shape[1] ** 0.5)
-        if side * side != patches.shape[1]:
-            raise MilError(f"{patches.shape[1]} patch tokens are no square map.")
+        count = int(patches.shape[1])  # while a graph is traced, shapes are tensors
+        side = math.isqrt(count)
+        if side * side != count:
+            raise MilError(f"{count} patch tokens are no square map.")
         return patches.reshape(len(patches), side, side, -1)
 
     @property

@@ -10,6 +10,8 @@ from torch import nn
 
 from mil.errors import MilError
 
+from . import openvino_graph
+
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -19,7 +21,7 @@ def choose(wanted: str, device: str, *, usual: str = "fp16") -> str:
 
     Args:
         wanted: "auto" takes fp32 on a CPU, where results are the same bytes, and the encoder's usual one on CUDA.
-        device: "cpu", "cuda" …
+        device: "cpu", "cuda", "openvino" …
         usual: what the encoder's authors or other tools use on a GPU.
 
     Raises:
@@ -28,7 +30,7 @@ def choose(wanted: str, device: str, *, usual: str = "fp16") -> str:
     if wanted not in PRECISIONS:
         raise MilError(f"precision {wanted!r}: one of {', '.join(PRECISIONS)}.")
     if wanted == "auto":
-        if device == "cpu":
+        if not device.startswith("cuda"):
             return "fp32"
         return "bf16" if usual == "fp16" and not _has("fp16", device) else usual
     if not _has(wanted, device):
@@ -40,6 +42,8 @@ def _has(precision: str, device: str) -> bool:
     """Tell whether a device computes in a precision by itself."""
     if precision == "fp32":
         return True
+    if device == openvino_graph.DEVICE:
+        return openvino_graph.can(precision)
     if device.startswith("cuda"):
         return precision == "fp16" or torch.cuda.is_bf16_supported(including_emulation=False)
     name = f"_is_mkldnn_{precision}_supported"

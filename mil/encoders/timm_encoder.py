@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from mil.errors import MilError
 
+from . import openvino_graph
 from .lanes import lane_of, probe_cuda
 from .network import Network
 from .precision import choose
@@ -34,7 +35,7 @@ class Compute:
     """Where and how a network computes.
 
     Attributes:
-        device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1" …
+        device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1" …, or "openvino": the CPU by way of OpenVINO.
         precision: "auto", "fp32", "bf16" or "fp16".
         batch_size: tiles in one pass on CUDA, 0 for as many as fit; a CPU always takes its own few.
         compile: let torch.compile make machine code of the network.
@@ -55,7 +56,7 @@ class TimmEncoder:
     Attributes:
         id: name, fit for a folder.
         dim: width of the features.
-        device: "cpu", "cuda" …
+        device: "cpu", "cuda", "openvino" …
         precision: "fp32", "bf16" or "fp16".
         preprocessing: what is done to tiles first.
         entry: its row in the registry, None for other networks.
@@ -76,16 +77,41 @@ class TimmEncoder:
         device = compute.device
         self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         self.precision = choose(compute.precision, self.device, usual=entry.autocast if entry else "fp16")
-        self._network = _placed(network, self.device)
+        self._host = "cpu" if self.device == openvino_graph.DEVICE else self.device
+        self._network = _placed(network, self._host)
         self.dim = _width(name, self._network, preprocessing.size)
-        self._network.set_precision(self.precision)
-        self._forward: Callable[[Tensor], Tensor] = self._network
-        self._backend = "torch"
-        if compute.compile:
-            self._forward, self._backend = torch.compile(self._network, dynamic=False), "torch.compile"
         self._lane = lane_of(self.device, compute.batch_size or 1)
-        self._probing = compute.batch_size == AUTO_BATCH and self.device != "cpu"
+        self._probing = compute.batch_size == AUTO_BATCH and self._host != "cpu"
         self._tied = False
+        self._backend, self._forward = self._computing(compile_=compute.compile)
+
+    def _computing(self, *, compile_: bool) -> tuple[str, Callable[[Tensor], Tensor]]:
+        """Return what computes the network, and its name."""
+        if self.device != openvino_graph.DEVICE:
+            self._network.set_precision(self.precision)
+            if not compile_:
+                return "torch", self._network
+            return "torch.compile", torch.compile(self._network, dynamic=False)
+        if compile_:
+            raise MilError(f"{self.id}: compile is torch's, and OpenVINO compiles by itself. Leave it out.")
+        openvino_graph.settle_places(self._network, self.preprocessing.size)
+        graph = self._graph(self._network)
+        noise = torch.randn(graph.shape, generator=torch.Generator().manual_seed(0))
+        openvino_graph.check_alike(self.id, graph, self._network, noise, self.precision)
+        return openvino_graph.DEVICE, graph
+
+    def _graph(self, function: Callable[[Tensor], Tensor]) -> openvino_graph.Graph:
+        """Return a function of the network, compiled by OpenVINO for the shape of every pass."""
+        side = self.preprocessing.size
+        return openvino_graph.Graph(self._network, function, (self.batch_size, 3, side, side), self.precision)
+
+    @cached_property
+    def _dense(self) -> Callable[[Tensor], Tensor]:
+        return self._graph(self._network.dense) if self.device == openvino_graph.DEVICE else self._network.dense
+
+    @cached_property
+    def _with_map(self) -> Callable[[Tensor], Tensor]:
+        return self._graph(self._joined) if self.device == openvino_graph.DEVICE else self._joined
 
     @property
     def input_size(self) -> int:
@@ -105,13 +131,13 @@ class TimmEncoder:
     @property
     def tolerance(self) -> float:
         """How far features of one tile may differ with the batch, of their spread: nothing on a CPU."""
-        return 0.0 if self.device == "cpu" else {"fp32": 1e-4, "fp16": 5e-3, "bf16": 4e-2}[self.precision]
+        return 0.0 if self._host == "cpu" else {"fp32": 1e-4, "fp16": 5e-3, "bf16": 4e-2}[self.precision]
 
     @cached_property
     def levels(self) -> NDArray[np.float32] | None:
         """What each byte of R, G, B becomes, (3, 256), where the caller may do that; None where the device does it."""
         cropped = self.preprocessing.whole != self.preprocessing.size
-        return self.preprocessing.levels().numpy() if self.device == "cpu" and not cropped else None
+        return self.preprocessing.levels().numpy() if self._host == "cpu" and not cropped else None
 
     @property
     def module(self) -> Network:
@@ -136,7 +162,7 @@ class TimmEncoder:
     def prepare(self, pixels: NDArray[np.uint8] | Tensor) -> Tensor:
         """RGB tiles (B, S, S, 3) uint8 → the network's input (B, 3, S, S) float32, on its device."""
         tiles = pixels if isinstance(pixels, Tensor) else torch.from_numpy(np.array(pixels, copy=True))
-        return self.preprocessing(tiles.to(self.device))
+        return self.preprocessing(tiles.to(self._host))
 
     def __call__(self, pixels: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
         """Encode RGB tiles (B, S, S, 3) uint8 → (B, D) float32.
@@ -156,14 +182,14 @@ class TimmEncoder:
     def dense(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Encode RGB tiles (B, S, S, 3) uint8 → one vector per place of the last map: (B, h, w, C) float32."""
         height, width, depth = self.map_shape
-        run = lambda slab: self._pass(slab, self._network.dense).flatten(1)  # noqa: E731
+        run = lambda slab: self._pass(slab, self._dense).flatten(1)  # noqa: E731
         return self._take(pixels, run, height * width * depth).reshape(len(pixels), height, width, depth)
 
     def with_map(
         self, pixels: NDArray[np.uint8] | NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Encode tiles, given as to `__call__` → their features (B, D), and their maps (B, h, w, C), in one pass."""
-        run = lambda slab: self._pass(slab, self._joined)  # noqa: E731
+        run = lambda slab: self._pass(slab, self._with_map)  # noqa: E731
         if self._probing and len(pixels):
             self.fit_memory(pixels.shape[1] if pixels.dtype == np.uint8 else self.input_size)
         both = self._take(pixels, run, self.dim + math.prod(self.map_shape))
@@ -179,7 +205,7 @@ class TimmEncoder:
         """Shape (h, w, C) of the last map of one tile."""
         side = self.preprocessing.size
         with torch.inference_mode():
-            _, height, width, depth = self._network.dense(torch.zeros(1, 3, side, side, device=self.device)).shape
+            _, height, width, depth = self._network.dense(torch.zeros(1, 3, side, side, device=self._host)).shape
         return height, width, depth
 
     def passport(self) -> dict[str, Any]:
@@ -201,8 +227,12 @@ class TimmEncoder:
             "precision": self.precision,
             "backend": self._backend,
             "batch_size": self.batch_size if self._tied else None,
-            "versions": {"timm": timm.__version__, "torch": str(torch.__version__)},
+            "versions": {"timm": timm.__version__, "torch": str(torch.__version__), **self._more_versions()},
         }
+
+    def _more_versions(self) -> dict[str, str]:
+        openvino = self.device == openvino_graph.DEVICE
+        return {"openvino": str(openvino_graph.library().__version__).partition("-")[0]} if openvino else {}
 
     def tie_batch_size(self, why: str) -> None:
         """State that features depend on the batch size: it enters the passport, and may not change any more."""
@@ -231,7 +261,7 @@ class TimmEncoder:
     @torch.inference_mode()
     def _pass(self, slab: Tensor, network: Callable[[Tensor], Tensor]) -> Tensor:
         """One pass: a slab of bytes, or of planes that the caller has prepared."""
-        slab = slab.to(self.device)
+        slab = slab.to(self._host)
         if slab.dtype == torch.uint8:
             x = self.preprocessing(slab)
         else:  # in memory as the preprocessing leaves it: other kernels round otherwise

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from pipelines.claims import all_claims
+from pipelines.encoding import OPENVINO
 from pipelines.errors import UsageError
 from pipelines.extraction import Extraction
 from pipelines.manifest import Manifest, SlideEntry
@@ -58,7 +59,8 @@ def extract_on(
     left = [name for name, claim in all_claims(extraction.job, "slides").items() if claim.left]
     with connected(spec, extraction.job.logs, say) as connection:
         gpu, gpus = _gpu(connection, extraction.settings.device, say)
-        settings = replace(extraction.settings, device="cuda" if gpu else "cpu")
+        asked = extraction.settings.device
+        settings = replace(extraction.settings, device="cuda" if gpu else OPENVINO if asked == OPENVINO else "cpu")
         lead = Lead(Workforce(connection, gpu=gpu, say=say), extraction, settings, offline=offline, gpus=gpus)
         lead.lost |= {name: [_EARLIER] for name in left}
         try:
@@ -92,7 +94,7 @@ def _gpu(connection: Connection, device: str, say: Callable[[str], None]) -> tup
     Raises:
         UsageError: a GPU is asked for, and no worker has one.
     """
-    if device == "cpu":
+    if device in ("cpu", OPENVINO):
         return False, 0
     if isinstance(connection.spec, Slurm):
         there = connection.spec.gpus > 0

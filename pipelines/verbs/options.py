@@ -75,6 +75,9 @@ StainReference = Annotated[
     str | None, typer.Option(help="What to normalize to: a name, a JSON of `slidemil stain fit`, or an image.")
 ]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 …; several with commas, or all.")]
+EncoderDevice = Annotated[
+    str | None, typer.Option("--device", help="auto, cpu, openvino, cuda, cuda:1 …; several with commas, or all.")
+]
 Precision = Annotated[str | None, typer.Option(help="fp32, bf16, fp16, or auto: fp32 on a CPU (default).")]
 Store = Annotated[
     str | None, typer.Option(help="Also one zarr store of all slides: zarr, or a URL that ends in .zarr.")

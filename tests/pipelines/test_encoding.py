@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -10,9 +11,11 @@ import torch
 from _command import digests, slidemil, slidemil_json
 
 from mil import create_encoder
+from pipelines import encoding
 from pipelines.config import load_settings
-from pipelines.encoding import devices_of, encoder_of, self_check, settled
+from pipelines.encoding import check_device, devices_of, encoder_of, self_check, settled
 from pipelines.errors import EnvironmentFault, UsageError
+from pipelines.features import read_features, read_passport
 
 
 def test_an_encoder_whose_tiles_touch_each_other_keeps_the_batch_size_in_its_passport():
@@ -70,6 +73,35 @@ def test_two_devices_share_a_job_and_give_what_one_gives(cohort, tmp_path):
     for told in ("job.yaml", ".done/job.yaml.json"):  # they say which devices were asked for
         left.pop(told), right.pop(told)
     assert left == right
+
+
+@pytest.mark.skipif(find_spec("openvino") is None, reason="the extra `openvino` is not installed")
+def test_openvino_is_a_device_whose_features_are_those_of_the_cpu(cohort, tmp_path):
+    """They may be mixed, so a job that was begun with it goes on without."""
+    slides, job = cohort.slides[0].path.parent, tmp_path / "job"
+    quick = ("--set", "quality=false", "--set", "processes=0", "--encoder", "test_vit", "--weights", "random")
+    code, one = slidemil_json("extract", slides, "-o", job, "--device", "openvino", *quick, "--limit", 1)
+    assert (code, one["slides"]["done"]) == (0, 1)
+    code, two = slidemil_json("extract", slides, "-o", job, "--device", "cpu", *quick, "--limit", 2)
+    assert (code, two["slides"]["done"], two["slides"]["skipped"]) == (0, 1, 1)
+    files = sorted(job.glob("*/features_test_vit/*.h5"))
+    assert sorted(read_passport(file)["device"] for file in files) == ["cpu", "openvino"]
+    assert slidemil("check", *files)[0] == 0
+    code, _ = slidemil_json("extract", slides, "-o", tmp_path / "torch", "--device", "cpu", *quick, "--limit", 1)
+    done = next(file for file in files if read_passport(file)["device"] == "openvino")
+    ours, wanted = (read_features(path) for path in (done, *(tmp_path / "torch").glob(f"*/*/{done.name}")))
+    assert ours.passport["backend"] == "openvino"
+    assert np.array_equal(ours.xy, wanted.xy)
+    off = np.abs(ours.features.astype(float) - wanted.features.astype(float)).max()
+    assert off <= 2**-9 * np.abs(wanted.features).max(), "two steps of float16"
+
+
+def test_openvino_that_is_not_installed_is_said_before_anything_is_read(monkeypatch):
+    monkeypatch.setattr(encoding.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(EnvironmentFault, match=r"pip install 'slidemil\[openvino\]'"):
+        encoder_of(load_settings(options={"device": "openvino"}).extract, offline=True)
+    with pytest.raises(UsageError, match="write auto, cpu, cuda, or"):
+        check_device("openvino")  # what trains or transfers stains is torch's
 
 
 def test_the_verbs_of_encoders_answer():
