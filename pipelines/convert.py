@@ -26,6 +26,7 @@ from .units import counted
 _APART = ("patches", "tiles", "heatmaps", "models", ".done", ".failed", ".state")
 _SLOW_CHUNK = 256
 _EXAMPLES = 3
+_NO_NUMBERS = "values that are no numbers"
 _SUPPOSED = Given(mpp=0.5, footprint=512)
 """What has to be said of some formats, where it does not matter: for a look."""
 
@@ -78,6 +79,8 @@ def convert(
     for label, load in _each(sources, given, told, came_from):
         try:
             slide = load()
+            if not np.isfinite(slide.features).all():
+                raise CheckFailedError(f"{label}: {_NO_NUMBERS}. Extract the slide anew.")
             writer(slide)
         except (CheckFailedError, JobError) as error:
             failed.append(str(error) if label in str(error) else f"{label}: {error}")
@@ -284,7 +287,7 @@ def _close(to: str, out: str, done: Sequence[SlideFeatures]) -> None:
 def _values(slide: SlideFeatures) -> str | None:
     """Return what is wrong with the values themselves."""
     if not np.isfinite(slide.features).all():
-        return "values that are no numbers"
+        return _NO_NUMBERS
     if len(slide.xy) and (slide.xy < 0).any():
         return "tiles outside the slide"
     if len(np.unique(slide.xy, axis=0)) < len(slide.xy):

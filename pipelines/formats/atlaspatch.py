@@ -10,7 +10,7 @@ import numpy as np
 from pipelines.errors import CheckFailedError
 from pipelines.files import h5_bytes, open_h5, write_bytes
 
-from .slide_features import Given, SlideFeatures, foreign_passport, square, two_dimensional
+from .slide_features import Given, SlideFeatures, foreign_passport, places, square, two_dimensional
 
 NAME = "atlaspatch"
 
@@ -34,7 +34,7 @@ def read(path: Path, given: Given) -> SlideFeatures:
                 f"{path}: holds features of {', '.join(there) or 'no encoder'}. Choose with --encoder."
             )
         features = two_dimensional(file["features"][wanted][()], path.stem)
-        xy = file["coords"][()][:, :2].astype(np.int64)
+        xy = places(file["coords"][()][:, :2], path.stem)
         a = dict(file.attrs)
     side, tile = int(a["patch_size_level0"]), int(a["patch_size"])
     own = a.get("slidemil_mpp")

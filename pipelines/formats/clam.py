@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipelines.errors import CheckFailedError
 from pipelines.files import h5_bytes, open_h5, write_bytes
 
-from .slide_features import Given, SlideFeatures, foreign_passport, nominal, square, two_dimensional
+from .slide_features import Given, SlideFeatures, foreign_passport, nominal, places, square, two_dimensional
 from .torch_files import read_tensor, tensor_bytes
 
 NAME = "clam"
@@ -36,7 +36,7 @@ def read(path: Path, given: Given) -> SlideFeatures:
     else:
         with open_h5(path) as file:
             features = two_dimensional(file["features"][()], path.stem)
-            xy = file["coords"][()].astype(np.int64).reshape(-1, 2)
+            xy = places(file["coords"][()], path.stem)
     side, canvas = _footprint(path, given)
     mpp = None if given.mpp is None else (given.mpp, given.mpp)
     tile = given.tile or side
@@ -63,7 +63,7 @@ def _coords_of(path: Path) -> NDArray[np.int64]:
     for candidate in (path.parent.parent / "h5_files" / f"{path.stem}.h5", *_beside(path)):
         if candidate.is_file():
             with open_h5(candidate) as file:
-                return np.asarray(file["coords"][()].astype(np.int64).reshape(-1, 2))
+                return places(file["coords"][()], path.stem)
     raise CheckFailedError(
         f"{path}: no coordinates beside it (h5_files/{path.stem}.h5 or patches/{path.stem}.h5). "
         "A .pt alone does not say where its tiles lie."

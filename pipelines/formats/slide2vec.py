@@ -12,7 +12,7 @@ import numpy as np
 from pipelines.errors import CheckFailedError
 from pipelines.files import json_bytes, write_bytes
 
-from .slide_features import Given, SlideFeatures, foreign_passport, square, two_dimensional
+from .slide_features import Given, SlideFeatures, foreign_passport, places, square, two_dimensional
 from .torch_files import read_tensor, tensor_bytes
 
 NAME = "slide2vec"
@@ -37,7 +37,7 @@ def read(path: Path, given: Given) -> SlideFeatures:
     features = read_tensor(path) if path.suffix == ".pt" else _array(path)
     features = two_dimensional(features, name)
     with _npz(coordinates) as tiles:
-        xy = np.stack([tiles["x"], tiles["y"]], axis=1).astype(np.int64)
+        xy = places(np.stack([tiles["x"], tiles["y"]], axis=1), name)
     side = int(told.get("tile_size_lv0") or tiling.get("tile_size_lv0") or given.footprint or 0)
     if not side:
         raise CheckFailedError(f"{path}: nobody says how large its tiles are. Give it: --footprint 512.")

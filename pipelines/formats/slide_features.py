@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 from pipelines.errors import CheckFailedError
 
+_FARTHEST = 2**31
+"""No slide has so many pixels on a side."""
+
 
 @dataclass(frozen=True)
 class Given:
@@ -61,6 +64,10 @@ class SlideFeatures:
         if self.features.ndim != 2 or self.xy.shape != (len(self.features), 2):
             raise CheckFailedError(
                 f"{self.slide_id}: {self.features.shape} features and {self.xy.shape} coordinates do not fit together."
+            )
+        if len(self.xy) and (self.features.shape[1] == 0 or self.features.dtype.kind not in "fiu"):
+            raise CheckFailedError(
+                f"{self.slide_id}: no features: {self.features.shape[1]} columns of {self.features.dtype}."
             )
 
     @property
@@ -125,6 +132,19 @@ def two_dimensional(features: NDArray[Any], name: str) -> NDArray[Any]:
     if features.ndim != 2:
         raise CheckFailedError(f"{name}: {features.shape} is no list of tiles; features of whole slides are not taken.")
     return features
+
+
+def places(coords: NDArray[Any], name: str) -> NDArray[np.int64]:
+    """Return where tiles lie, (N, 2) level-0 pixels, of numbers of any kind.
+
+    Raises:
+        CheckFailedError: values that are no places on any slide.
+    """
+    values = np.asarray(coords).reshape(-1, 2)
+    if values.dtype.kind not in "fiu" or not (np.abs(values.astype(np.float64)) < _FARTHEST).all():  # nor NaN
+        raise CheckFailedError(f"{name}: its coordinates are no pixels of a slide.")
+    whole: NDArray[np.int64] = np.rint(values).astype(np.int64)
+    return whole
 
 
 def square(side: Any) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipelines.errors import CheckFailedError
 from pipelines.files import h5_bytes, open_h5, write_bytes
 
-from .slide_features import Given, SlideFeatures, foreign_passport, two_dimensional
+from .slide_features import Given, SlideFeatures, foreign_passport, places, two_dimensional
 
 NAME = "stamp"
 VERSION = "2.5.0"
@@ -58,7 +58,7 @@ def read(path: Path, given: Given) -> SlideFeatures:
     name = given.encoder or known.get(extractor, extractor)
     scale = {"size": tile, "mpp": round(side / tile, 6), "overlap": 0}
     passport = foreign_passport("STAMP", name, features.shape[1], str(features.dtype), tile=scale)
-    xy = np.rint(microns / np.array(mpp)).astype(np.int64)
+    xy = places(microns / np.array(mpp), path.stem)
     footprint = (round(side / mpp[0]), round(side / mpp[1]))
     return SlideFeatures(path.stem, features, xy, footprint, tile, mpp, passport)
 

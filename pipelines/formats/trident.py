@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import numpy as np
 
 from pipelines.features import coords_bytes, feature_bytes, passport_in
 from pipelines.files import open_h5, write_bytes
 from pipelines.jobfolder import Tiling, tiling_name
 
-from .slide_features import Given, SlideFeatures, foreign_passport, two_dimensional
+from .slide_features import Given, SlideFeatures, foreign_passport, places, two_dimensional
 
 NAME = "trident"
 _NOMINAL = "µm/px taken from its nominal magnification: give --slide-mpp for the true one"
@@ -33,7 +32,7 @@ def read(path: Path, given: Given) -> SlideFeatures:
         coords = file["coords"]
         a: Mapping[str, Any] = {**file.attrs, **file["features"].attrs, **coords.attrs}
         features = two_dimensional(file["features"][()], path.stem)
-        xy = coords[()].astype(np.int64).reshape(-1, 2)
+        xy = places(coords[()], path.stem)
         ours = passport_in(file)
     tile = int(float(a["patch_size"])) if "patch_size" in a else int(given.tile or 0)
     side = int(float(a["patch_size_level0"])) if "patch_size_level0" in a else _recomputed(a)

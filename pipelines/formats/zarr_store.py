@@ -32,8 +32,8 @@ SHARD = 64
 
 
 def is_store(url: str) -> bool:
-    """Tell whether a path or URL looks like a store."""
-    return url.rstrip("/").endswith(".zarr")
+    """Tell whether a path or URL looks like a store; a folder may have any name."""
+    return url.rstrip("/").endswith(".zarr") or ("://" not in url and (Path(url) / "zarr.json").is_file())
 
 
 def open_store(url: str, mode: str) -> zarr.Group:

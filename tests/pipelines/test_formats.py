@@ -260,6 +260,25 @@ def test_pickles_and_damaged_files_are_refused_by_name(tmp_path):
         read(tmp_path / "e.h5", Given())
 
 
+@pytest.mark.parametrize(
+    ("features", "coords", "words"),
+    [
+        (np.ones((2, 4)), [[1.0, 2.0], [np.nan, 3.0]], "coordinates are no pixels"),
+        (np.ones((2, 4)), [[1.0, 2.0], [1e18, 3.0]], "coordinates are no pixels"),
+        (np.ones((2, 0)), [[1, 2], [3, 4]], "no features"),
+        (np.full((2, 4), b"x"), [[1, 2], [3, 4]], "no features"),
+        (np.ones((3, 4)), [[1, 2], [3, 4]], "do not fit together"),
+        (np.full((2, 4), np.inf), [[1, 2], [3, 4]], "no numbers"),
+    ],
+)
+def test_what_holds_no_features_is_not_taken_over(tmp_path, features, coords, words):
+    """A value that is no number would spoil every bag it is trained in."""
+    write_h5(tmp_path / "a.h5", {}, features=features, coords=np.array(coords))
+    code, text = slidemil("convert", tmp_path, "-o", tmp_path / "job", "--footprint", 4, "--slide-mpp", 0.5)
+    assert (code, words in text) == (7, True), text
+    assert not list(tmp_path.glob("job/*/features_*/*.h5"))
+
+
 def test_check_names_the_field_in_which_files_differ(tmp_path):
     first = adapter("trident").write(slide("a"), tmp_path)
     same = adapter("trident").write(slide("b", seed=1), tmp_path)

@@ -68,6 +68,12 @@ def test_an_fsspec_url_serves_as_well(tmp_path):
     assert found.mpp == (0.25, 0.25)
 
 
+def test_a_store_is_known_by_any_name(tmp_path):
+    write(str(tmp_path / "cohort"), slide("a", 30))
+    code, said = slidemil_json("check", tmp_path / "cohort")
+    assert (code, [row["format"] for row in said["files"]]) == (0, ["zarr"])
+
+
 def test_what_is_no_store_is_refused(tmp_path):
     with pytest.raises(CheckFailedError, match="no zarr store"):
         list(zarr_store.read(str(tmp_path / "absent.zarr")))
