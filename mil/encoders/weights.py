@@ -110,7 +110,8 @@ def from_hub(repo: str, names: tuple[str, ...], *, encoder: str) -> Path:
             return Path(cached)
     if constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "").lower() in {"1", "on", "yes", "true"}:
         raise WeightsError(
-            f"{encoder}: no weights given, {repo} is not in the hub cache, and HF_HUB_OFFLINE is set. {WAYS}."
+            f"{encoder}: no weights given, {repo} is not in the hub cache, and nothing may be fetched "
+            f"(--offline, or HF_HUB_OFFLINE is set). {WAYS}."
         )
     _probe(encoder, constants.ENDPOINT)
     return _download(repo, names, encoder)
