@@ -102,8 +102,8 @@ def registry() -> dict[str, Entry]:
 
 
 def find(name: str) -> Entry | None:
-    """Return the entry of that id, or of that name in another tool; None where there is none."""
-    entries = registry()
+    """Return the entry of that id, or of that name in another tool, in any case ("UNI"); None where there is none."""
+    entries, name = registry(), name.lower()
     if name in entries:
         return entries[name]
     return next((entry for entry in entries.values() if name in entry.names), None)

@@ -221,7 +221,10 @@ def test_weights_of_timm_are_not_taken_for_those_of_transformers():
 def test_names_of_other_tools_are_known_and_mean_one_thing():
     assert find("uni").id == "uni_v1"
     assert find("h-optimus-0").id == "hoptimus0"
+    assert find("Virchow2").id == "virchow2"
+    assert find("H-optimus-1").id == "hoptimus1"
     assert find("nobody") is None
+    assert all(find(name.upper()) is entry for entry in registry().values() for name in (entry.id, *entry.names))
     ids = list(registry())
     others = [name for entry in registry().values() for name in entry.names]
     assert len(set(ids) | set(others)) == len(ids) + len(others), "a name stands for two encoders"
