@@ -8,13 +8,14 @@ was killed while it wrote; any other change is found by `read_ledger`.
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import hashlib
 import json
 import os
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,25 @@ def read_ledger(path: Path) -> Account:
     return Account(path, tuple(lines), tuple(faults), bool(rest))
 
 
+def newest_first(folder: Path) -> Iterator[Account]:
+    """Yield the ledgers of a job's `runs/` with their first and last lines alone: quick, however long they are."""
+    for path in sorted(folder.glob(f"*{SUFFIX}"), reverse=True):
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            ends = _parsed(file.readline().rstrip(b"\n")), _last_line(path)
+            yield Account(path, tuple(line for line in ends if line is not None))
+
+
+def lines_with(folder: Path, text: str) -> Iterator[tuple[Account, Mapping[str, Any]]]:
+    """Yield the whole lines of a job's ledgers in which a text stands, each with its ledger; chains are not checked."""
+    wanted = json.dumps(text)[1:-1].encode()
+    for path in sorted(folder.glob(f"*{SUFFIX}")):
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            for piece in file:
+                line = _parsed(piece.rstrip(b"\n")) if wanted in piece else None
+                if line is not None:
+                    yield Account(path, ()), line
+
+
 def read_ledgers(folder: Path) -> Books:
     """Read all ledgers of a job's `runs/`; what cannot be read counts as a fault."""
     accounts = []
@@ -189,15 +209,20 @@ def _heads(folder: Path) -> dict[str, str]:
 
 def _last_hash(path: Path) -> str:
     """Return the hash of the last whole line, "" where there is none."""
+    line = _last_line(path)
+    return "" if line is None else str(line["hash"])
+
+
+def _last_line(path: Path) -> Mapping[str, Any] | None:
+    """Return the last whole line, None where there is none."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - _TAIL))
             pieces = file.read().split(b"\n")[:-1]
     except OSError:
-        return ""
-    line = _parsed(pieces[-1]) if pieces else None
-    return "" if line is None else str(line["hash"])
+        return None
+    return _parsed(pieces[-1]) if pieces else None
 
 
 def _line(body: Mapping[str, Any]) -> tuple[bytes, str]:

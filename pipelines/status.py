@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from .claims import all_claims
 from .feature_sets import feature_folders
 from .jobfolder import JobFolder
-from .ledger import read_ledgers
+from .ledger import newest_first
 from .manifest import Manifest
 from .outcome import Said
 from .processes import Process, this_process
@@ -63,13 +63,13 @@ def _working(job: JobFolder) -> dict[str, str]:
 
 def _killed(job: JobFolder) -> str | None:
     """Return the newest run that made features, where it was killed: its ledger has no end, and nobody works."""
-    runs = [a for a in read_ledgers(job.runs).accounts if a.lines and a.lines[0].get("verb") == "extract"]
-    if not runs or runs[-1].ended is not None:
+    last = next((one for one in newest_first(job.runs) if one.lines and one.lines[0].get("verb") == "extract"), None)
+    if last is None or last.ended is not None:
         return None
-    began = runs[-1].lines[0]
+    began = last.lines[0]
     here = this_process()
     owner = Process(str(began.get("host")), str(began.get("space")), int(began.get("pid", 0)), str(began.get("start")))
-    return runs[-1].run if owner.gone() or (owner.space != here.space and not _working(job)) else None
+    return last.run if owner.gone() or (owner.space != here.space and not _working(job)) else None
 
 
 def _told_of_work(working: Mapping[str, str], killed: str | None) -> list[str]:

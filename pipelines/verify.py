@@ -77,8 +77,9 @@ class Verification:
         self._ledgers(books)
         self._strangers()
         if self.slides:
+            made = self._made_from()
             for entry in self.manifest.entries:
-                self._slide(entry)
+                self._slide(entry, made.get(entry.slide_id, {}))
                 self.progress.advance(1)
         return self._said(books)
 
@@ -207,14 +208,16 @@ class Verification:
 
     # ------------------------------------------------------------------ inputs
 
-    def _slide(self, entry: SlideEntry) -> None:
-        """Hash a slide again, and compare with what its features were made from."""
-        suffix = f"/{entry.slide_id}.h5"
-        wanted = {
-            name: str(record.parts["slide"])
-            for name, record in self._records.items()
-            if name.endswith(suffix) and "/features_" in name and "slide" in record.parts
-        }
+    def _made_from(self) -> Mapping[str, Mapping[str, str]]:
+        """Return slide → feature file → the hash of the slide that it was made from."""
+        made: dict[str, dict[str, str]] = defaultdict(dict)
+        for name, record in self._records.items():
+            if name.endswith(".h5") and "/features_" in name and "slide" in record.parts:
+                made[name.rpartition("/")[2].removesuffix(".h5")][name] = str(record.parts["slide"])
+        return made
+
+    def _slide(self, entry: SlideEntry, wanted: Mapping[str, str]) -> None:
+        """Hash a slide again, and compare with what each of its feature files was made from."""
         if not wanted:
             return
         try:

@@ -11,7 +11,7 @@ from typing import Any
 from .claims import Claim, all_claims
 from .errors import UsageError
 from .jobfolder import JobFolder
-from .ledger import Account, Books, read_ledgers
+from .ledger import Account, lines_with
 from .manifest import Manifest, SlideEntry
 from .outcome import Said
 from .records import Record, read_failure, read_record
@@ -27,14 +27,13 @@ def explain(job: JobFolder, manifest: Manifest, slide: str) -> Said:
         UsageError: the job has no such slide; names those that are called alike.
     """
     entry = _entry(manifest, slide)
-    books = read_ledgers(job.runs)
     done = {path: record for path, record in _outputs(job, entry.slide_id, ".done") if record is not None}
     failed = [path for path, _ in _outputs(job, entry.slide_id, ".failed")]
     claim = all_claims(job, "slides").get(entry.slide_id)
     state, lines, mend = _state(job, entry, done, failed, claim)
     told = [f"{entry.slide_id}: {lines[0]}", *(f"  {line}" for line in lines[1:])]
     told += [f"  mend     {mend}"] if mend else []
-    history = _history(books, entry.slide_id)
+    history = _history(job, entry.slide_id)
     data = {"slide": entry.slide_id, "status": state, "why": lines, "mend": mend, "history": history}
     return Said((*told, *(f"  {line}" for line in history)), data)
 
@@ -119,17 +118,16 @@ def _told_of_done(job: JobFolder, done: Mapping[Path, Record]) -> list[str]:
     return lines
 
 
-def _history(books: Books, slide: str) -> list[str]:
+def _history(job: JobFolder, slide: str) -> list[str]:
     """Return what the ledgers tell of a slide, the newest last."""
-    lines = [text for account, line in _about(books, slide) if (text := _told(account, line))]
+    lines = [text for account, line in _about(job, slide) if (text := _told(account, line))]
     return lines[-_LONGEST_HISTORY:]
 
 
-def _about(books: Books, slide: str) -> list[tuple[Account, Mapping[str, Any]]]:
+def _about(job: JobFolder, slide: str) -> list[tuple[Account, Mapping[str, Any]]]:
     found = [
         (account, line)
-        for account in books.accounts
-        for line in account.lines
+        for account, line in lines_with(job.runs, slide)
         if line.get("slide") == slide or _is_its_features(str(line.get("path", "")), slide)
     ]
     return sorted(found, key=lambda pair: (str(pair[1]["t"]), pair[0].run, pair[1]["n"]))

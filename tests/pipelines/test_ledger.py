@@ -10,7 +10,7 @@ import pytest
 
 from pipelines.errors import EnvironmentFault
 from pipelines.jobfolder import JobFolder
-from pipelines.ledger import Ledger, read_ledger, read_ledgers
+from pipelines.ledger import Ledger, lines_with, newest_first, read_ledger, read_ledgers
 from pipelines.provenance import Run
 
 
@@ -87,6 +87,28 @@ def test_a_cut_ledger_is_found_by_the_next_run_that_saw_it_whole(ledger):
     ledger.unlink()
     ((path, what),) = read_ledgers(ledger.parent).heads_that_fail()
     assert (path, what.split(";")[0]) == (ledger, "is gone")
+
+
+def test_quick_looks_find_what_reading_all_finds(ledger):
+    """First and last lines of the newest first; lines in which a text stands, also where JSON escapes it."""
+    second = Ledger(ledger.with_name("2.ledger.jsonl"), verb="train")
+    second.add("failed", path='a/b"ü\n.h5', cause="a/3.h5 is its twin")
+    second.close()
+    with second.path.open("ab") as file:
+        file.write(b'{"torn": "a/3.h5')
+    whole = [(one.run, one.lines) for one in read_ledgers(ledger.parent).accounts]
+    assert [(one.run, one.lines) for one in newest_first(ledger.parent)] == [
+        (run, (lines[0], lines[-1])) for run, lines in reversed(whole)
+    ]
+    for text, count in (("a/3.h5", 2), ('b"ü\n', 1), ("nowhere", 0)):
+        found = [(account.run, line) for account, line in lines_with(ledger.parent, text)]
+        assert found == [
+            (run, line)
+            for run, lines in whole
+            for line in lines
+            if text in str(line.get("path")) + str(line.get("cause"))
+        ]
+        assert len(found) == count
 
 
 def test_threads_write_whole_lines_in_one_chain(tmp_path):
