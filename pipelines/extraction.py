@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 import stain
 import wsi
 
-from . import tissue_of_slide
+from . import portions, tissue_of_slide
 from .beside import beside
 from .claims import Claim, Claims
 from .config import ExtractSettings
@@ -96,8 +96,12 @@ class Extraction:
         self.compute_with((self.encoder, *self.also))
 
     def compute_with(self, encoders: Sequence[Encoder]) -> None:
-        """Take encoders, the first and those beside it, which decide what features count as done."""
+        """Take encoders, the first and those beside it, which decide what features count as done.
+
+        What the passport says is asked once: it looks up versions, which takes longer than reading a record.
+        """
         self.encoder, *self.also = encoders
+        self._passport = passport_of(self.encoder, self.settings)
         dense = self.settings.dense
         self.maps = Maps(self.encoder, self.passport) if dense else None
         self.beside = beside(self.also, lambda encoder: passport_of(encoder, self.settings), dense=dense)
@@ -112,7 +116,7 @@ class Extraction:
     @property
     def passport(self) -> dict[str, Any]:
         """How features are made here."""
-        return passport_of(self.encoder, self.settings)
+        return self._passport
 
     def output(self, slide_id: str) -> Path:
         """The feature file of a slide."""
@@ -171,16 +175,27 @@ class Extraction:
                 self._tell_total()
                 continue
             self.core_apart = preparer.core
-            self.run.log("opened", slide=entry.slide_id, tiles=len(work.grid.xy), reader=work.slide.reader)
-            if len(work.grid.xy) == 0:
+            self._bring(work)
+            self.run.log("opened", slide=entry.slide_id, tiles=len(work.to_read), reader=work.slide.reader)
+            if len(work.to_read) == 0:
                 self._empty += 1
                 self.close(work)
                 self._tell_total()
                 continue
             self.add(work)
             self._tell_total()
-            yield work.slide, work.grid
+            yield work.slide, work.to_read
         self._tell_total()  # the last ones may have been done already
+
+    def _bring(self, work: SlideWork) -> None:
+        """Give a slide what workers of a cluster have encoded of it already."""
+        if not self.force and self.splits:
+            portions.take_in(self.job, work)
+
+    @property
+    def splits(self) -> bool:
+        """Whether portions of a slide can be made apart: there is one encoder, and no maps."""
+        return self.maps is None and not self.beside
 
     def wait_for_others(self) -> list[SlideEntry]:
         """Wait until other runs have given up slides that they held, by finishing, by failing or by dying.
@@ -238,7 +253,7 @@ class Extraction:
 
     def add(self, work: SlideWork) -> None:
         """Take a slide in: the next one that the stream reads."""
-        self.tiles += len(work.grid.xy)
+        self.tiles += len(work.to_read)
         self.opened += 1
         self._works.append(work)
 
@@ -246,7 +261,7 @@ class Extraction:
         """Normalize and encode a batch, keep its rows, and finish the slides that it completes."""
         for error, ordinal, row in _errors(batch):
             work = self._work(ordinal)
-            work.missing[row] = error.what
+            work.missing[int(work.rows(np.array(row)))] = error.what
             if isinstance(error, wsi.FetchError):
                 work.unfetched = error
         good = np.flatnonzero(batch.ok)
@@ -257,7 +272,8 @@ class Extraction:
                 others = [encode(one.encoder, pixels, one.maps) for one in self.beside]
             for ordinal in np.unique(batch.slide[good]):
                 mine = batch.slide[good] == ordinal
-                self._put(self._work(int(ordinal)), batch.index[good][mine], [one.of(mine) for one in (found, *others)])
+                work = self._work(int(ordinal))
+                self._put(work, work.rows(batch.index[good][mine]), [one.of(mine) for one in (found, *others)])
         for ordinal in np.unique(batch.slide):
             self._finish_if_complete(int(ordinal))
 
@@ -298,6 +314,7 @@ class Extraction:
         finally:
             work.slide.close()
         name = work.entry.slide_id
+        portions.drop(self.job, name)
         self.facts[name] = facts
         self.fresh.append(name)
         self.outputs += self.made(name)
@@ -310,6 +327,7 @@ class Extraction:
         failure = Failure.of(name, error)
         write_failure(self.job, self.output(name), self._asked.get(name), failure.cause, failure.mend)
         self.failures[name] = failure
+        portions.drop(self.job, name)
         for one in self.beside:
             one.drop(name)
         if self.maps is not None:
@@ -357,7 +375,7 @@ class Extraction:
         if self.force or old is None:
             return None
         parts = {**parts, "mpp": _as_it_mattered(parts["mpp"], old.parts.get("mpp", {}))}
-        record = current(self.job, output, parts)
+        record = current(self.job, output, parts, old)
         done = (one.is_done(self.job, self.tiling, entry.slide_id, parts) for one in self.beside)
         mapped = self.maps is None or self.maps.is_done(self.job, self.tiling, entry.slide_id, parts)
         if record is None or not mapped or not all(done):

@@ -124,6 +124,10 @@ class JobFolder:
         """What one task of a run on a cluster has begun and ended."""
         return self.root / ".state" / "flights" / run / f"{task}.json"
 
+    def portions(self, slide: str) -> Path:
+        """What several workers have encoded of one large slide; where deleted, it is encoded again."""
+        return self.root / ".state" / "portions" / slide
+
     def deal(self, count: int) -> Path:
         """Which slide belongs to which of `count` shards; where deleted, they are dealt out again."""
         return self.root / ".state" / "shards" / f"{count}.json"

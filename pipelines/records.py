@@ -98,12 +98,13 @@ def is_sealed(data: bytes) -> bool | None:
         return False
 
 
-def current(job: JobFolder, output: Path, parts: Mapping[str, Any]) -> Record | None:
+def current(job: JobFolder, output: Path, parts: Mapping[str, Any], record: Record | None = None) -> Record | None:
     """Return the record of `output` where it was made from just these parts and lies there with its companions.
 
-    Sizes are compared, not hashes: a resume over terabytes must not read them all again.
+    Sizes are compared, not hashes: a resume over terabytes must not read them all again. A `record` that was read
+    already is not read again.
     """
-    record = read_record(job, output)
+    record = record or read_record(job, output)
     if record is None or record.key != key_of(parts):
         return None
     files = {output: record.size, **{job.root / name: beside.size for name, beside in record.companions.items()}}

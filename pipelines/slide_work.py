@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ class SlideWork:
         done: (N,) rows that are encoded.
         missing: row → cause, of tiles that could not be read.
         unfetched: why the network did not give some of them: they may be whole.
+        only: rows that the stream reads, None for all of the grid.
     """
 
     entry: SlideEntry
@@ -63,15 +64,37 @@ class SlideWork:
     done: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
     missing: dict[int, str] = field(default_factory=dict)
     unfetched: wsi.FetchError | None = None
+    only: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         """Start with no row encoded."""
         self.done = np.zeros(len(self.grid.xy), bool)
+        self._wanted = len(self.done)
 
     @property
     def complete(self) -> bool:
-        """Tell whether every tile is encoded or known to be missing."""
-        return int(self.done.sum()) + len(self.missing) == len(self.done)
+        """Tell whether every tile that is wanted is encoded or known to be missing."""
+        return self._settled == self._wanted
+
+    @property
+    def _settled(self) -> int:
+        return int(self.done.sum()) + len(self.missing)
+
+    def read_only(self, rows: NDArray[np.int64]) -> None:
+        """Have the stream read some rows alone; with them, and those that are there, the work is complete."""
+        self.only = rows
+        self._wanted = self._settled + len(rows)
+
+    @property
+    def to_read(self) -> wsi.TileGrid:
+        """The tiles that the stream reads."""
+        if self.only is None:
+            return self.grid
+        return replace(self.grid, xy=self.grid.xy[self.only], tissue_share=self.grid.tissue_share[self.only])
+
+    def rows(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the rows of the grid that tiles of `to_read` are."""
+        return index if self.only is None else self.only[index]
 
     def put(self, rows: NDArray[np.int64], values: NDArray[Any], dtype: str) -> None:
         """Keep the features (B, D) of some rows."""
@@ -181,11 +204,8 @@ def finish_slide(
         wsi.SlideError: too many tiles are missing, a feature is no number, or the file changed meanwhile.
     """
     name = work.entry.slide_id
-    if work.unfetched is not None:
-        raise work.unfetched  # it must not stay without tiles that are there
+    check_read(work)
     _check_missing(work, settings)
-    if _look(work.entry) != work.state:
-        raise wsi.SlideError(name, "the file changed while it was read", "Run again when it has been copied whole.")
     kept = np.flatnonzero(work.done)
     values = np.zeros((0, dim), settings.dtype) if work.features is None else work.features[kept]
     _check_finite(name, values, work.grid.xy[kept])
@@ -199,6 +219,19 @@ def finish_slide(
     companions = _companions(job, tiling, name, quality=work.quality is not None)
     finish(job, tiling.features(passport_name(passport), name), data, work.parts, facts, companions)
     return facts
+
+
+def check_read(work: SlideWork) -> None:
+    """Refuse what was read of a slide where it is not what lies there.
+
+    Raises:
+        wsi.SlideError: the network did not give all of it, or the file changed meanwhile.
+    """
+    if work.unfetched is not None:
+        raise work.unfetched  # it must not stay without tiles that are there
+    if _look(work.entry) != work.state:
+        what = "the file changed while it was read"
+        raise wsi.SlideError(work.entry.slide_id, what, "Run again when it has been copied whole.")
 
 
 def _companions(job: JobFolder, tiling: Tiling, name: str, *, quality: bool) -> tuple[Path, ...]:

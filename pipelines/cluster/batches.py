@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import bisect
+import math
 from collections.abc import Iterable, Mapping
+
+from .splits import Portion
 
 TASK_SECONDS = 300.0
 """Worth of a task: long against what a task costs the scheduler (milliseconds) and a stream to fill (seconds), short
@@ -14,6 +17,11 @@ _EACH = 2e6
 """Bytes that opening a slide and looking for tissue counts for: a task of small slides is not one of a thousand."""
 _SHARE = 3
 """A task is at most this part of what each slot has left to do, so that the slots end together."""
+_MUCH = 1.5
+"""Times the share of a slot in what is left, from which on a slide is cut into portions."""
+_LEAST_PORTION = 5e8
+"""Bytes of a portion at least while nothing is known of their pace: each worker opens and looks through the slide."""
+_LEAST_PORTION_SECONDS = 60.0
 _FIRST = 8
 """Slides of a task at most while nothing is known of their pace."""
 
@@ -26,13 +34,45 @@ class Batches:
     """
 
     def __init__(self, sizes: Mapping[str, int]) -> None:
-        self._sizes = sizes
+        self._sizes = dict(sizes)
         self._waiting = sorted((size, name) for name, size in sizes.items())
         self._left = float(sum(map(self._weight_of, sizes)))
         self._seconds = self._weight = 0.0
 
     def __len__(self) -> int:
         return len(self._waiting)
+
+    def add(self, sizes: Mapping[str, int]) -> None:
+        """Let more wait: portions of a slide, or a slide that is nearly done."""
+        self._sizes |= sizes
+        self.put_back(sizes)
+
+    def portions(self, name: str, slots: int) -> int:
+        """Return into how many portions a slide that was taken is best cut; 1 where it is better done whole.
+
+        It is cut where it is worth two tasks and more, or where the slots would wait for it at the end.
+
+        Args:
+            name: of the slide.
+            slots: tasks that run at once.
+        """
+        weight, rate = self._weight_of(name), self.rate
+        worth = (self._left + weight) / max(slots, 1)
+        least = _LEAST_PORTION if rate is None else _LEAST_PORTION_SECONDS * rate
+        if rate is not None and weight > 2 * TASK_SECONDS * rate:
+            worth = min(worth, TASK_SECONDS * rate)
+        elif weight <= _MUCH * worth:
+            return 1
+        return max(1, min(math.ceil(weight / worth), int(weight / least))) if slots > 1 else 1
+
+    def take_out(self, name: str) -> bool:
+        """Let one wait no longer; say whether it did."""
+        place = bisect.bisect_left(self._waiting, (self._sizes[name], name))
+        waits = place < len(self._waiting) and self._waiting[place][1] == name
+        if waits:
+            del self._waiting[place]
+            self._left -= self._weight_of(name)
+        return waits
 
     def put_back(self, names: Iterable[str]) -> None:
         """Let slides wait again."""
@@ -67,7 +107,11 @@ class Batches:
             most = len(self._waiting)
         taken = [self._take()]
         weight = self._weight_of(taken[0])
-        while self._waiting and len(taken) < most and weight + self._weight_of(self._waiting[-1][1]) <= worth:
+        alone = isinstance(taken[0], Portion)
+        while self._waiting and len(taken) < most and not alone:
+            following = self._waiting[-1][1]
+            if isinstance(following, Portion) or weight + self._weight_of(following) > worth:
+                break
             taken.append(self._take())
             weight += self._weight_of(taken[-1])
         return taken

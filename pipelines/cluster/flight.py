@@ -14,7 +14,7 @@ from typing import Any
 
 from pipelines.outcome import Failure
 
-DONE, SKIPPED, FAILED = "done", "skipped", "failed"
+DONE, SKIPPED, FAILED, PORTION = "done", "skipped", "failed", "portion"
 
 
 class Flight:

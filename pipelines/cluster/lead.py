@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import wsi
-from pipelines import __version__
+from pipelines import __version__, portions
 from pipelines.config import ExtractSettings
 from pipelines.counting import size_of
 from pipelines.errors import ExitCode, JobError
@@ -28,7 +28,8 @@ from pipelines.manifest import SlideEntry
 from . import worker as remote
 from .batches import Batches
 from .board import Board
-from .flight import Flight
+from .flight import FAILED, PORTION, Flight
+from .splits import Portion, Split
 from .task import Answer, KnownEncoder, Task
 from .workforce import Workforce
 
@@ -65,6 +66,11 @@ class Under:
     def __init__(self, task: Task, future: Future[Answer] | None, where: str) -> None:
         self.task, self.future, self.where = task, future, where
 
+    @property
+    def portion(self) -> Portion | None:
+        """Its portion of a slide; None where it is of whole slides."""
+        return None if self.task.portion is None else Portion(self.task.entries[0].slide_id, self.task.portion[0])
+
 
 class Lead:
     """One run on a cluster.
@@ -98,6 +104,7 @@ class Lead:
         self._tries: dict[str, int] = {}
         self._entries: dict[str, SlideEntry] = {}
         self._sizes: dict[str, int] = {}
+        self._splits: dict[str, Split] = {}
 
     def __call__(self, entries: Iterable[SlideEntry]) -> None:
         """Have all slides done.
@@ -155,6 +162,8 @@ class Lead:
                 future.cancel(force=True)
         for under in list(self._under.values()):
             self._drop(under)
+        for slide in self._splits:
+            self.extraction.claims.release(slide)
 
     def tidy(self) -> None:
         """Take away what the run needed while it went, and the processes that wait for tasks."""
@@ -168,8 +177,28 @@ class Lead:
     def _together(self, batches: Batches) -> None:
         while len(batches) or self._under:
             while len(self._under) < self.workforce.room and (names := batches.next(self.workforce.room)):
-                self._give(names)
+                if not self._split(names, batches):
+                    self._give(names)
             self._turn(batches)
+
+    def _split(self, names: Sequence[str], batches: Batches) -> bool:
+        """Cut a slide that is large into portions, which wait in its place; say whether that was done."""
+        slide, slots = names[0], self.workforce.room
+        if len(names) > 1 or slide in self._splits or isinstance(slide, Portion) or not self._may_split:
+            return False
+        count = batches.portions(slide, slots)
+        if count < 2 or not self.extraction.claims.take(slide):
+            return False
+        if self.extraction.force:  # what an earlier run made
+            portions.drop(self.extraction.job, slide)
+        self._splits[slide] = Split(slide, count)
+        batches.add({Portion(slide, number): self._sizes[slide] // count for number in range(count)})
+        self.extraction.run.log("split", slide=slide, portions=count)
+        return True
+
+    @property
+    def _may_split(self) -> bool:
+        return not self.extraction.beside and not self._settings.dense
 
     def _alone(self) -> None:
         """Try slides once more that processes were lost on: one at a time on each worker, and nothing beside it."""
@@ -181,6 +210,8 @@ class Lead:
             self._turn(batches)
 
     def _give(self, names: Sequence[str], where: str = "") -> None:
+        part = names[0] if names and isinstance(names[0], Portion) else None
+        names = names if part is None else [part.slide]
         task = Task(
             id=uuid.uuid4().hex[:12],
             run=self._run,
@@ -195,6 +226,7 @@ class Lead:
             hosts=self.workforce.sharing(),
             gpus=self._gpus,
             passports=self._passports,
+            portion=None if part is None else (part.number, self._splits[part.slide].count),
         )
         future: Future[Answer] | None = None
         with contextlib.suppress(Exception):  # where the scheduler went away this moment, the next turn finds out
@@ -233,6 +265,9 @@ class Lead:
             self._was_lost(under, answer.lost, batches)
             return
         flight = self._drop(under)
+        if under.portion is not None:
+            self._portion_is_back(under.portion, under.task, flight, batches, answer)
+            return
         batches.learn([name for name in flight.ended if name in under.task.sizes], answer.seconds)
         if answer.trouble and not self._gone_here(under.task):
             self.workforce.bar(answer.worker, answer.trouble)
@@ -268,6 +303,9 @@ class Lead:
         """A process was lost on a task: the slides it had open are suspects, the others go on."""
         flight = self._drop(under)
         self.extraction.run.log("lost", task=under.task.id, how=how, open=flight.open)
+        if under.portion is not None:
+            self._portion_is_back(under.portion, under.task, flight, batches, Answer(under.task.id, lost=how))
+            return
         for name in (name for name in flight.open if name in under.task.sizes):
             self.lost.setdefault(name, []).append(how)
             if under.where:
@@ -287,8 +325,40 @@ class Lead:
         self._under.pop(under.task.id, None)
         self._board.forget(under.task.id)
         flight = Flight(self.extraction.job.flight(self._run, under.task.id))
-        self.states |= {name: said["state"] for name, said in flight.ended.items()}
+        if under.portion is None:
+            self.states |= {name: said["state"] for name, said in flight.ended.items()}
         return flight
+
+    def _portion_is_back(self, portion: Portion, task: Task, flight: Flight, batches: Batches, answer: Answer) -> None:
+        """Take in one portion; behind the last, one worker encodes what is missing and makes the feature file."""
+        slide, number = portion.slide, portion.number
+        split, state = self._splits[slide], flight.ended.get(slide, {}).get("state")
+        if answer.trouble and not self._gone_here(task):
+            self.workforce.bar(answer.worker, answer.trouble)
+        if answer.lost and split.slide in flight.open:
+            split.lost = True
+            self.lost.setdefault(split.slide, []).append(answer.lost)
+        if state == PORTION:
+            batches.learn([portion], answer.seconds)
+        elif state == FAILED:
+            split.failed = True
+        elif split.again(number, _TRIES):
+            batches.put_back([portion])
+            return
+        split.out.discard(number)
+        if split.failed or split.lost:
+            split.out -= {one for one in split.out if batches.take_out(Portion(slide, one))}
+        if not split.out:
+            self._all_are_back(split, batches)
+
+    def _all_are_back(self, split: Split, batches: Batches) -> None:
+        self.extraction.claims.release(split.slide)
+        if split.failed:
+            portions.drop(self.extraction.job, split.slide)
+            self.states[split.slide] = FAILED
+            self.extraction.progress.advance(1)
+        elif not split.lost:  # else it is a suspect, and goes last
+            batches.add({split.slide: 0})
 
     def _gone_here(self, task: Task) -> bool:
         """Tell whether slides that a worker does not see are gone for the client, too: the slides' fault, then."""
@@ -302,7 +372,11 @@ class Lead:
         self.workforce.find_scheduler()
         self._subscribe()
         for under in list(self._under.values()):
-            self._give_again(under, [*self._drop(under).ended], batches, blame=False)
+            flight = self._drop(under)
+            if under.portion is not None:
+                self._portion_is_back(under.portion, under.task, flight, batches, Answer(under.task.id))
+            else:
+                self._give_again(under, [*flight.ended], batches, blame=False)
 
     def _subscribe(self) -> None:
         self.workforce.connection.client.subscribe_topic(f"{remote.NEWS}-{self._run}", self._board.take)

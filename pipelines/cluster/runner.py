@@ -21,7 +21,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 import wsi
+from pipelines import portions
 from pipelines.config import ExtractSettings
 from pipelines.console import exit_code_of
 from pipelines.encoding import encoders_of, settled
@@ -35,13 +38,13 @@ from pipelines.processes import this_process
 from pipelines.provenance import Run
 from pipelines.records import Record
 from pipelines.signals import Preempted
+from pipelines.slide_work import SlideWork, check_read
 
-from .flight import DONE, FAILED, SKIPPED, Flight
+from .flight import DONE, FAILED, PORTION, SKIPPED, Flight
 from .task import Answer, KnownEncoder, News, Task
 
 if TYPE_CHECKING:
     from mil import Encoder
-    from pipelines.slide_work import SlideWork
 
 STOP = b"stop"
 _TELL_EVERY = 1.0
@@ -53,28 +56,63 @@ class Charged(Extraction):
 
     flight: Flight | None = None
     ended: Callable[[], None] = lambda: None
+    portion: tuple[int, int] | None = None
 
     def pending(
         self, entries: Sequence[SlideEntry], digest_of: Callable[[SlideEntry], str]
     ) -> Iterator[tuple[SlideEntry, dict[str, Any]]]:
         """Yield as ever, and announce each slide before it is opened."""
-        for entry, parts in super().pending(entries, digest_of):
+        whole = self.portion is None
+        for entry, parts in super().pending(entries, digest_of) if whole else self._held_by_client(entries, digest_of):
             self._flight.begin(entry.slide_id)
             yield entry, parts
 
+    def _held_by_client(
+        self, entries: Sequence[SlideEntry], digest_of: Callable[[SlideEntry], str]
+    ) -> Iterator[tuple[SlideEntry, dict[str, Any]]]:
+        """Yield slides of which portions are made: the client holds the claim for all who make them."""
+        for entry in entries:
+            parts = self._hashed(entry, digest_of)
+            if parts is not None:
+                yield entry, parts
+
+    def _bring(self, work: SlideWork) -> None:
+        if self.portion is not None:
+            portions.read_in(self.job, work)  # an earlier run may have cut it otherwise
+            work.read_only(np.intersect1d(portions.rows_of(work.grid, *self.portion), portions.still_out(work)))
+        elif self.splits:
+            portions.take_in(self.job, work)
+
     def close(self, work: SlideWork) -> None:
         """Write what a complete slide has become, then say so."""
+        if self.portion is not None:
+            self._close_portion(work, *self.portion)
+            return
         super().close(work)
         name = work.entry.slide_id
         if name not in self.failures:
             self._flight.end(name, DONE)
             self.ended()
 
+    def _close_portion(self, work: SlideWork, number: int, count: int) -> None:
+        """Keep a portion, then say so; the slide goes on."""
+        try:
+            check_read(work)
+            portions.keep(self.job, work, number, count)
+        except wsi.SlideError as error:
+            self.fail(work.entry, error)
+            return
+        finally:
+            work.slide.close()
+        self.run.log("portion", slide=work.entry.slide_id, number=number, count=count, tiles=len(work.to_read))
+        self._flight.end(work.entry.slide_id, PORTION)
+
     def fail(self, entry: SlideEntry, error: wsi.SlideError) -> None:
         """Keep a failure, then say so."""
         super().fail(entry, error)
         self._flight.end(entry.slide_id, FAILED, self.failures[entry.slide_id])
-        self.ended()
+        if self.portion is None:
+            self.ended()
 
     def _skip(self, entry: SlideEntry, record: Record) -> None:
         super()._skip(entry, record)
@@ -170,7 +208,9 @@ def work_on(task: Task, desk: Desk, send: Callable[[News], None]) -> Answer:
     began = time.monotonic()
     run = desk.run(task)
     first, *also = encoders
-    work = Charged(run.job, settings, first, run, teller, task.force, also, flight=flight, ended=teller.end)
+    work = Charged(
+        run.job, settings, first, run, teller, task.force, also, flight=flight, ended=teller.end, portion=task.portion
+    )
     try:
         outcome = extract(work, Manifest(entries))
     except Preempted:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from pipelines.claims import all_claims
 from pipelines.encoding import OPENVINO
@@ -15,7 +16,7 @@ from pipelines.extraction import Extraction
 from pipelines.manifest import Manifest, SlideEntry
 from pipelines.outcome import Failure, Outcome
 from pipelines.provenance import known_sha256
-from pipelines.records import read_failure, read_record
+from pipelines.records import Failed, Record, read_failure, read_record
 
 from .connect import GPU, Connection, connected
 from .flight import DONE
@@ -27,6 +28,11 @@ from .workforce import Workforce
 if TYPE_CHECKING:
     from mil import Encoder
 
+Found = TypeVar("Found")
+
+_LOOKS = 16
+"""Slides whose records are looked at at once."""
+_CHUNK = 1000
 _EARLIER = "an earlier run was lost while it worked on it"
 
 
@@ -52,11 +58,12 @@ def extract_on(
         UsageError: a GPU is asked for, and no worker has one.
     """
     began = time.monotonic()
-    todo = [entry for entry in manifest.entries if not _is_done(extraction, entry)]
+    todo = _undone(extraction, manifest.entries)
     extraction.progress.total(len(todo))
     if not todo:
         return _outcome(extraction, manifest, [], time.monotonic() - began)
-    left = [name for name, claim in all_claims(extraction.job, "slides").items() if claim.left]
+    claims = all_claims(extraction.job, "slides").items()
+    left = [name for name, claim in claims if claim.left and not extraction.job.portions(name).is_dir()]
     with connected(spec, extraction.job.logs, say) as connection:
         gpu, gpus = _gpu(connection, extraction.settings.device, say)
         asked = extraction.settings.device
@@ -65,7 +72,7 @@ def extract_on(
         lead.lost |= {name: [_EARLIER] for name in left}
         try:
             extraction.compute_with(cast("Sequence[Encoder]", lead.ask()))
-            todo = [entry for entry in todo if not _is_done(extraction, entry)]
+            todo = _undone(extraction, todo)
             lead(todo)
         finally:
             lead.stop()
@@ -75,15 +82,31 @@ def extract_on(
     return _outcome(extraction, manifest, lead.answers, time.monotonic() - began)
 
 
-def _is_done(extraction: Extraction, entry: SlideEntry) -> bool:
-    """Tell at little cost whether a slide is done; where its hash is not known, a worker finds out."""
-    digest = known_sha256(extraction.job, entry.slide_id, entry.files)
-    record = None if digest is None else extraction.finished(entry, extraction.parts(entry, digest))
-    if record is None:
-        return False
-    extraction.facts[entry.slide_id] = dict(record.facts)
-    extraction.skipped.append(entry.slide_id)
-    return True
+def _undone(extraction: Extraction, entries: Sequence[SlideEntry]) -> list[SlideEntry]:
+    """Return the slides that are not done, told at little cost; where a hash is not known, a worker finds out."""
+
+    def look(entry: SlideEntry) -> Record | None:
+        digest = known_sha256(extraction.job, entry.slide_id, entry.files)
+        return None if digest is None else extraction.finished(entry, extraction.parts(entry, digest))
+
+    undone = []
+    for entry, record in _side_by_side(look, entries):
+        if record is None:
+            undone.append(entry)
+        else:
+            extraction.facts[entry.slide_id] = dict(record.facts)
+            extraction.skipped.append(entry.slide_id)
+    return undone
+
+
+def _side_by_side(
+    look: Callable[[SlideEntry], Found], entries: Sequence[SlideEntry]
+) -> Iterator[tuple[SlideEntry, Found]]:
+    """Look at the files of many slides at once: a network file system lets each look wait, not the machine work."""
+    with ThreadPoolExecutor(_LOOKS, thread_name_prefix="look") as pool:
+        for first in range(0, len(entries), _CHUNK):
+            some = entries[first : first + _CHUNK]
+            yield from zip(some, pool.map(look, some), strict=True)
 
 
 def _gpu(connection: Connection, device: str, say: Callable[[str], None]) -> tuple[bool, int]:
@@ -124,16 +147,16 @@ def _first_workers(connection: Connection, say: Callable[[str], None]) -> Mappin
 def _collect(extraction: Extraction, entries: Sequence[SlideEntry], states: Mapping[str, str]) -> None:
     """Read from the job's files what has become of the slides."""
     extraction.force = False  # what was made anew is done
-    for entry in entries:
-        name = entry.slide_id
-        if name in extraction.failures:
-            continue
-        output = extraction.output(name)
+
+    def look(entry: SlideEntry) -> tuple[Record | None, Failed | None]:
+        output = extraction.output(entry.slide_id)
         old = read_record(extraction.job, output)
-        record = (
-            None if old is None else extraction.finished(entry, extraction.parts(entry, str(old.parts.get("slide"))))
-        )
-        failed = read_failure(extraction.job, output)
+        done = None if old is None else extraction.finished(entry, extraction.parts(entry, str(old.parts.get("slide"))))
+        return done, read_failure(extraction.job, output)
+
+    known = {*extraction.failures}
+    for entry, (record, failed) in _side_by_side(look, [one for one in entries if one.slide_id not in known]):
+        name = entry.slide_id
         if record is not None and (states.get(name) or not failed):
             extraction.facts[name] = dict(record.facts)
             (extraction.fresh if states.get(name) == DONE else extraction.skipped).append(name)

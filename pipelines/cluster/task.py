@@ -27,6 +27,7 @@ class Task:
         offline: open no connection for weights.
         hosts: workers on each host that share its cores.
         gpus: CUDA devices that the workers of this machine share out, 0 where each worker sees its own.
+        portion: number and count, where only that part of the one slide is to be encoded; None for whole slides.
         passports: of each encoder, what decides which features may be mixed: a worker whose own differ takes no slides.
     """
 
@@ -43,6 +44,7 @@ class Task:
     hosts: Mapping[str, int] = field(default_factory=dict)
     gpus: int = 0
     passports: tuple[Mapping[str, Any], ...] = ()
+    portion: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)

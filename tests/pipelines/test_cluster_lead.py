@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from pipelines.cluster.connect import Connection
-from pipelines.cluster.flight import DONE, Flight
+from pipelines.cluster.flight import DONE, FAILED, PORTION, Flight
 from pipelines.cluster.lead import Lead, WorkerFault
 from pipelines.cluster.spec import Remote
 from pipelines.cluster.task import Answer
@@ -22,6 +22,7 @@ from pipelines.config import ExtractSettings
 from pipelines.errors import EnvironmentFault
 from pipelines.jobfolder import JobFolder
 from pipelines.manifest import SlideEntry
+from pipelines.outcome import Failure
 from pipelines.progress import Quiet
 
 
@@ -72,6 +73,11 @@ class Crew:
     status: str = "running"
     fault: tuple[str, str] = ("", "")
     idle: int = 0
+    held: set[str] = field(default_factory=set)
+    portions: Counter = field(default_factory=Counter)
+    deadly: set[int] = field(default_factory=set)
+    shy: set[int] = field(default_factory=set)
+    bad: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.scheduler_comm = SimpleNamespace(comm=SimpleNamespace(closed=lambda: False))
@@ -102,6 +108,8 @@ class Crew:
             self.idle -= 1
             return Future(Answer(task.id, address))
         flight = Flight(self.job.flight(task.run, task.id))
+        if task.portion is not None:
+            return self._portion(task, flight)
         waiting = [entry.slide_id for entry in task.entries]
         while waiting or flight.open:
             while waiting and len(flight.open) < self.together:
@@ -119,6 +127,19 @@ class Crew:
             flight.end(name, DONE)
         return Future(Answer(task.id, address, seconds=1.0))
 
+    def _portion(self, task, flight) -> Future:
+        (entry,), (number, count) = task.entries, task.portion
+        assert entry.slide_id in self.held, "the client holds the claim meanwhile"
+        self.portions[entry.slide_id, number, count] += 1
+        flight.begin(entry.slide_id)
+        if number in self.deadly:
+            return Future(Answer(task.id, lost="SIGKILL"))
+        if number in self.shy and self.portions[entry.slide_id, number, count] < 2:
+            flight.withdraw()
+            return Future(Answer(task.id, stopped=True))
+        flight.end(entry.slide_id, FAILED if number in self.bad else PORTION, Failure("big", "is torn", ""))
+        return Future(Answer(task.id, seconds=1.0))
+
 
 @dataclass
 class Seen:
@@ -131,6 +152,7 @@ class Seen:
     failures: dict = field(default_factory=dict)
     passport: dict = field(default_factory=dict)
     beside: tuple = ()
+    claims: SimpleNamespace | None = None
 
     def fail(self, entry, error) -> None:
         self.failures[entry.slide_id] = error
@@ -149,6 +171,7 @@ def lead_of(tmp_path):
             slides.append(SlideEntry(f"s{number}", path, f"s{number}"))
         team = Crew(job, **crew)
         seen = Seen(job, SimpleNamespace(name="run", log=lambda *_, **__: None))
+        seen.claims = SimpleNamespace(take=lambda name: not team.held.add(name), release=team.held.discard)
         told: list[str] = []
         workforce = Workforce(Connection(team, Remote("tcp://x")), gpu=False, say=told.append)
         return Lead(workforce, seen, ExtractSettings(), offline=False), team, slides, told
@@ -290,3 +313,55 @@ def test_nobody_there_is_told(lead_of, monkeypatch):
     crew.workers.clear()
     with pytest.raises(EnvironmentFault, match="dask worker"):
         lead(slides)
+
+
+@pytest.fixture
+def with_a_large_one(lead_of, tmp_path):
+    """Return a lead over six slots, and slides of which one has 10 GB, of holes."""
+
+    def make(**crew):
+        lead, crew, slides, _ = lead_of(**crew)
+        with slides[4].path.open("ab") as file:
+            file.truncate(10**10)
+        return lead, crew, slides
+
+    return make
+
+
+def test_a_large_slide_is_given_out_in_portions_and_then_once_whole(with_a_large_one):
+    """A portion that a worker let go of is given out again; none else is."""
+    lead, crew, slides = with_a_large_one(shy={2})
+    lead(slides)
+    assert crew.portions == {("s4", number, 6): 1 + (number == 2) for number in range(6)}
+    assert crew.done == {entry.slide_id: 1 for entry in slides}
+    assert lead.states["s4"] == DONE
+    assert not crew.held
+    assert not lead.lost
+
+
+def test_a_portion_that_a_process_was_lost_on_makes_the_slide_a_suspect(with_a_large_one):
+    """It is tried once more, alone and last; where that kills, too, it fails, and nothing else does."""
+    for poison in (False, True):
+        lead, crew, slides = with_a_large_one(deadly={1}, poison={"s4"} if poison else set())
+        lead(slides)
+        assert max(crew.portions.values()) == 1
+        assert crew.tasks[-1] == (["s4"], True)
+        assert set(lead.extraction.failures) == ({"s4"} if poison else set())
+        assert set(crew.done) == {entry.slide_id for entry in slides} - ({"s4"} if poison else set())
+        assert not crew.held
+
+
+def test_a_slide_that_a_portion_finds_torn_has_failed(with_a_large_one):
+    lead, crew, slides = with_a_large_one(bad={0})
+    lead(slides)
+    assert lead.states["s4"] == FAILED
+    assert "s4" not in crew.done
+    assert not crew.held
+
+
+def test_a_large_slide_is_given_out_whole_where_another_run_works_on_it(with_a_large_one):
+    lead, crew, slides = with_a_large_one()
+    lead.extraction.claims.take = lambda _: False
+    lead(slides)
+    assert not crew.portions
+    assert max(crew.done.values()) == 1

@@ -67,6 +67,20 @@ def test_the_same_bytes_with_and_without_workers(slides, tmp_path):
     assert not list((tmp_path / "many" / ".state" / "flights").iterdir()), "books of a run that ended"
 
 
+def test_a_large_slide_is_done_in_portions_by_both_workers(tmp_path):
+    """Such a slide would be too large for a test, so a portion may be as small as can be here."""
+    folder = tmp_path / "slides"
+    folder.mkdir()
+    write_aperio(folder / "big.svs", smooth_picture(1024, 768, 1))
+    assert ran(folder, tmp_path / "alone")[0] == 0
+    patched = "import pipelines.cluster.batches as b; b._LEAST_PORTION = 1e4; from pipelines.cli import app; app()"
+    words = [*command(folder, tmp_path / "many", "--cluster", "local:2")[3:], "-q"]
+    done = subprocess.run([sys.executable, "-c", patched, *words], capture_output=True, text=True, env=ENVIRONMENT)
+    assert done.returncode == 0, done.stderr
+    assert events(tmp_path / "many", "portion") == {"big": 2}
+    assert digests(tmp_path / "alone") == digests(tmp_path / "many")
+
+
 @contextmanager
 def started(*words: str):
     process = subprocess.Popen(
