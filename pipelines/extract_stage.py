@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,6 +16,7 @@ from .cluster.spec import ClusterSpec, parse_cluster
 from .config import ExtractSettings, Settings, as_yaml
 from .console import warn
 from .encoding import devices_of, encoders_of, settled
+from .errors import JobError
 from .files import sweep_leftovers
 from .forecast import gone
 from .helpers import arguments_of, helping
@@ -156,19 +158,27 @@ def _extract(run: Run, mine: Manifest, settings: ExtractSettings, encoder: Any, 
     try:
         with keeping(run.job, several=len(scales) > 1):
             done += [_at_scale(run, mine, one, encoder, works, several=len(scales) > 1, **how) for one in scales]
-    finally:
-        facts, failures = standing(works, len(scales))
-        run.facts |= {"slides_done": len({name for work in works for name in work.fresh})}
-        run.facts |= {"slides_skipped": len(works[0].skipped) if works else 0}
-        if works:
-            last = tiling_of(run.job, scales[-1])
-            tables.write_slides(run.job, facts, failures, lambda name: last.features(works[0].folder_name, name))
+    except BaseException:
+        with contextlib.suppress(JobError):  # of a disk that is full, what met it first tells how much is needed
+            _tell_slides(run, works, scales)
+        raise
+    _tell_slides(run, works, scales)
     if len(done) > 1:
         run.facts |= facts_of_all(done)
     outcome = together(done)
     run_facts = {**outcome.to_json(), "outputs": len(outcome.outputs)}
     run.finish(outcome.status, outcome=run_facts, bottleneck=outcome.bottleneck)
     return replace(outcome, warnings=(*mine.notes, *outcome.warnings))
+
+
+def _tell_slides(run: Run, works: Sequence[Extraction], scales: Sequence[ExtractSettings]) -> None:
+    """Put what has become of the slides so far into the record of the run, and into the table."""
+    facts, failures = standing(works, len(scales))
+    run.facts |= {"slides_done": len({name for work in works for name in work.fresh})}
+    run.facts |= {"slides_skipped": len(works[0].skipped) if works else 0}
+    if works:
+        last = tiling_of(run.job, scales[-1])
+        tables.write_slides(run.job, facts, failures, lambda name: last.features(works[0].folder_name, name))
 
 
 def _at_scale(

@@ -14,6 +14,9 @@ from .outcome import Said
 from .processes import Process, this_process
 from .units import counted
 
+_WENT_THROUGH = ("done", "partial", "failed")
+"""What a ledger says of a run that looked at all its slides."""
+
 
 def describe(job: JobFolder, manifest: Manifest, rows: Sequence[Mapping[str, str]]) -> Said:
     """Count the slides by state, name the failures with their mend, and list features and models."""
@@ -26,8 +29,8 @@ def describe(job: JobFolder, manifest: Manifest, rows: Sequence[Mapping[str, str
     ]
     models = _names(job, "models")
     working = _working(job)
-    killed = _killed(job)
     tiles = sum(int(row.get("n_tiles") or 0) for row in rows)
+    killed, stopped = _last_run(job, working)
     data = {
         "status": "done" if counts["done"] == len(manifest.entries) else "partial",
         "slides": {
@@ -38,6 +41,7 @@ def describe(job: JobFolder, manifest: Manifest, rows: Sequence[Mapping[str, str
         "failed": failed,
         "running": [{"slide": name, "by": who} for name, who in working.items()],
         "killed": killed,
+        "stopped": stopped,
         "features": feature_folders(job),
         "models": models,
         "predictions": _names(job, "predictions"),
@@ -49,7 +53,7 @@ def describe(job: JobFolder, manifest: Manifest, rows: Sequence[Mapping[str, str
         f"{counts['pending']} pending · {counted(tiles, 'tile')}",
         *(f"  failed  {f['slide']}: {f['cause']}. {f['mend']}".rstrip() for f in failed),
         *(f"  {row['slide_id']}: {row['warning']}" for row in rows if row.get("warning")),
-        *_told_of_work(working, killed),
+        *_told_of_work(working, killed, stopped),
         f"features: {', '.join(feature_folders(job)) or 'none'}",
         f"models: {', '.join(models) or 'none'}",
     ]
@@ -61,23 +65,30 @@ def _working(job: JobFolder) -> dict[str, str]:
     return {name: claim.who for name, claim in all_claims(job, "slides").items() if not claim.left}
 
 
-def _killed(job: JobFolder) -> str | None:
-    """Return the newest run that made features, where it was killed: its ledger has no end, and nobody works."""
+def _last_run(job: JobFolder, working: Mapping[str, str]) -> tuple[str | None, str | None]:
+    """Return what is to be said of the newest run that made features.
+
+    Returns:
+        Its name where it was killed: its ledger has no end, and nobody works; and how it ended where it was stopped.
+    """
     last = next((one for one in newest_first(job.runs) if one.lines and one.lines[0].get("verb") == "extract"), None)
-    if last is None or last.ended is not None:
-        return None
+    if last is None or last.ended in _WENT_THROUGH:
+        return None, None
+    if last.ended is not None:
+        return None, last.ended.removeprefix("stopped: ")
     began = last.lines[0]
     here = this_process()
     owner = Process(str(began.get("host")), str(began.get("space")), int(began.get("pid", 0)), str(began.get("start")))
-    return last.run if owner.gone() or (owner.space != here.space and not _working(job)) else None
+    return last.run if owner.gone() or (owner.space != here.space and not working) else None, None
 
 
-def _told_of_work(working: Mapping[str, str], killed: str | None) -> list[str]:
+def _told_of_work(working: Mapping[str, str], killed: str | None, stopped: str | None) -> list[str]:
     lines = [f"  running {who}: {counted(slides, 'slide')}" for who, slides in Counter(working.values()).items()]
+    again = "run the same command again, it goes on from there"
     if killed is not None:
-        lines.append(
-            f"  killed  the last run ({killed}) did not end: run the same command again, it goes on from there"
-        )
+        lines.append(f"  killed  the last run ({killed}) did not end: {again}")
+    if stopped is not None:
+        lines.append(f"  stopped the last run: {stopped}" + ("" if "again" in stopped else f": {again}"))
     return sorted(lines)
 
 

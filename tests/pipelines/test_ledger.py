@@ -160,6 +160,28 @@ def test_a_run_tells_how_it_ended(tmp_path, error, status):
     assert json.loads(record.read_text())["status"] == status
 
 
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(None, None), (EnvironmentFault("no room"), "EnvironmentFault: no room"), (KeyboardInterrupt(), "interrupted")],
+)
+def test_status_tells_why_the_last_run_did_not_go_through(tmp_path, error, told):
+    from pipelines.manifest import Manifest
+    from pipelines.status import describe
+
+    job = JobFolder(tmp_path)
+    try:
+        with Run(job, "extract", {}):
+            if error is not None:
+                raise error
+    except type(error or EnvironmentFault("")):
+        pass
+    with Run(job, "report", {}):
+        pass
+    said = describe(job, Manifest(()), [])
+    assert (said.data["stopped"], said.data["killed"]) == (told, None)
+    assert (told or "0 slides") in "\n".join(said.text)
+
+
 def test_a_job_goes_to_another_process_without_its_ledger(tmp_path):
     import pickle
 
