@@ -3,9 +3,13 @@
 1. Slides whose reads wait for storage (they sleep, 20 ms on average), read by 1, 2, 4 and 8 dask workers with one
    reader each. Slides are given out and answers taken in by the code of a run (`lead`, `batches`, `flight`); only what
    a worker does with a task is replaced by reading. Efficiency: tiles per second over those of one worker, and over
-   the workers; within a round, in which the numbers of workers take turns; the median of the rounds.
-2. What the process that leads (our loop, dask's client and its scheduler) computes for a task and for a slide; what it
-   reads from files for a slide afterwards; how many operations on files a slide takes.
+   the workers; within a round of half a minute for each number of workers, which take turns; the median of the rounds.
+   A round must be long against a task: the last task of each worker costs the same in a round of ten seconds as in a
+   night. Beside it, `occupied`: the share of the time in which readers were reading, by what the reads really took.
+   The two differ where a busy machine wakes readers late: that lengthens reads, and is no loss of ours.
+2. What the process that leads (our loop, dask's client and its scheduler) computes for a task and for a slide; how many
+   operations on files a slide takes; what one process computes for a slide before a run, after it and for `slidemil
+   status`, in a job of 20,000 slides that were made up (files of one real slide under many names).
 3. From these figures, and assumptions that are printed: 1,000,000 slides on 1,000 workers (`_scale.py`, docs/scale.md).
 """
 
@@ -15,6 +19,7 @@ import argparse
 import contextlib
 import importlib.metadata
 import os
+import resource
 import sys
 import tempfile
 import time
@@ -26,6 +31,7 @@ from statistics import median
 from types import SimpleNamespace
 from typing import Any
 
+from _made_up import made_up
 from _scale import Site, most_workers, simulate
 from _small import small_slides
 from _summary import line, summary
@@ -46,6 +52,8 @@ LATENCY = 0.020
 """Seconds of a read, on average."""
 TILES = 40
 """Tiles of a slide."""
+MADE_UP = 20_000
+"""Slides of the job that was never run."""
 GOALS = {"efficiency_8": (">=", 0.85)}
 
 
@@ -62,12 +70,18 @@ def read(task: Task) -> Answer:
     dice = random.Random(task.id)
     pixels = np.full((64, 64 * TILES, 3), 200, np.uint8)
     flight = Flight(JobFolder(Path(task.job)).flight(task.run, task.id))
-    began, tiles = time.monotonic(), 0
+    began, tiles, read = time.monotonic(), 0, 0.0
+
+    def wait() -> None:
+        nonlocal read
+        before = time.monotonic()
+        time.sleep(dice.expovariate(1 / LATENCY))
+        read += time.monotonic() - before
 
     def slides() -> Iterator[tuple[wsi.Slide, wsi.TileGrid]]:
         for entry in task.entries:
             flight.begin(entry.slide_id)
-            slide = wsi.MemorySlide([pixels], mpp=0.5, on_read=lambda *_: time.sleep(dice.expovariate(1 / LATENCY)))
+            slide = wsi.MemorySlide([pixels], mpp=0.5, on_read=lambda *_: wait())
             yield slide, wsi.tile_grid(slide, None, wsi.TileSpec(64, 0.5))
 
     with wsi.stream(slides(), batch_size=TILES, workers=1) as stream:
@@ -76,7 +90,8 @@ def read(task: Task) -> Answer:
     for entry in task.entries:
         flight.end(entry.slide_id, DONE)
     seconds = time.monotonic() - began
-    return Answer(task.id, worker=get_worker().address, seconds=seconds, tiles=tiles)
+    rates = {"read": {"busy": read}}
+    return Answer(task.id, worker=get_worker().address, seconds=seconds, tiles=tiles, rates=rates)
 
 
 def nothing(task: Task) -> Answer:
@@ -129,6 +144,7 @@ def led(connection: Connection, folder: Path, count: int) -> tuple[Lead, float, 
 def efficiency(root: Path, workers: tuple[int, ...], rounds: int, each: int) -> dict[str, float]:
     """Return tiles per second for each number of workers, which take turns, and the efficiency of the most."""
     rates: dict[int, list[float]] = {count: [] for count in workers}
+    occupied: list[float] = []
     with doing(read):
         for turn in range(rounds):
             for count in workers:
@@ -138,12 +154,14 @@ def efficiency(root: Path, workers: tuple[int, ...], rounds: int, each: int) -> 
                     led(connection, root / f"warm{turn}-{count}", count)  # libraries are loaded
                     lead, seconds, _ = led(connection, root / f"read{turn}-{count}", each * count)
                 rates[count].append(each * count * TILES / seconds)
-                line(workers=count, tiles_per_s=rates[count][-1], tasks=lead.tasks, seconds=seconds)
+                busy = sum(answer.rates["read"]["busy"] for answer in lead.answers) / count / seconds
+                occupied += [busy] if count == workers[-1] else []
+                line(workers=count, tiles_per_s=rates[count][-1], occupied=busy, tasks=lead.tasks, seconds=seconds)
     ones = rates.pop(workers[0])
     return {
         f"efficiency_{count}": median(rate / count / one for rate, one in zip(found, ones, strict=True))
         for count, found in rates.items()
-    }
+    } | {f"occupied_{workers[-1]}": median(occupied)}
 
 
 class Singly(Batches):
@@ -184,13 +202,13 @@ class Watched:
             self.counts[event] += str(given[0]).startswith(self.folder)
 
 
-def operations(root: Path, few: int, many: int) -> tuple[float, Path, Path]:
+def operations(root: Path, few: int, many: int) -> tuple[float, Path]:
     """Return operations on files of the job for a slide: from two runs, in one process, so that the hook sees all.
 
     Files opened, made, renamed, linked, removed, folders listed; not what only asks whether a file is there.
 
     Returns:
-        The count, the slides and the job of the larger run.
+        The count, and the job of the larger run.
     """
     from pipelines import stages
 
@@ -204,32 +222,56 @@ def operations(root: Path, few: int, many: int) -> tuple[float, Path, Path]:
         totals.append(sum(watched.counts.values()))
         line(slides=count, operations=dict(watched.counts))
     watched.folder = ""
-    return (totals[1] - totals[0]) / (many - few), slides, job
+    return (totals[1] - totals[0]) / (many - few), job
 
 
-def reading_states(slides: Path, job: Path, rounds: int) -> float:
-    """Return milliseconds of a core in which the client reads what a slide is, before the run and after it."""
+def looking(root: Path, like: Path, count: int) -> dict[str, float]:
+    """Return what it takes one process to look at a job of very many slides that are done: before a run and after it.
+
+    Milliseconds of a core for a slide: of the run (`end_ms`), and of `slidemil status` (`status_ms`); and memory.
+    """
     from pipelines.cluster import stage
     from pipelines.encoding import encoder_of
     from pipelines.extraction import Extraction
+    from pipelines.files import sweep_leftovers
     from pipelines.manifest import Sources, find_slides
     from pipelines.progress import progress
     from pipelines.provenance import Run
+    from pipelines.status import describe
+    from pipelines.tables_of_job import join, read_manifest, rows_by_records, write_manifest, write_slides
 
+    made_up(like, root / "many", root / "many-slides", count)
     settings = replace(ExtractSettings(), tile=64, min_tissue=0.0, quality=False, processes="0", device="cpu")
-    entries = find_slides(Sources((slides,))).entries
-    folder, spent = JobFolder(job), []
-    run = Run(folder, "extract", {})
-    encoder = encoder_of(settings, offline=True)
-    for _ in range(rounds):
-        with progress("x", "slides", quiet=True) as bar:
-            before, after = (Extraction(folder, settings, encoder, run, bar) for _ in range(2))
+    job, spent, before = JobFolder(root / "many"), dict[str, float](), _memory()
+
+    def timed(name: str, work: Callable[[], Any]) -> Any:
         began = time.process_time()
-        assert all(stage._is_done(before, entry) for entry in entries)
-        stage._collect(after, entries, {entry.slide_id: "done" for entry in entries})
-        spent.append(time.process_time() - began)
-        assert len(after.fresh) == len(entries)
-    return 1e3 * median(spent) / len(entries)
+        found = work()
+        spent[name] = 1e3 * (time.process_time() - began) / count
+        return found
+
+    encoder, run = encoder_of(settings, offline=True), Run(job, "extract", {})
+    with progress("x", "slides", quiet=True) as bar:
+        first, last = (Extraction(job, settings, encoder, run, bar) for _ in range(2))
+    timed("sweep", lambda: sweep_leftovers(job.root))
+    found = timed("find", lambda: find_slides(Sources((root / "many-slides",))))
+    mine, everything = timed("join", lambda: join(job, found))
+    timed("manifest", lambda: write_manifest(job, everything))
+    assert not timed("before", lambda: stage._undone(first, mine.entries))
+    timed("after", lambda: stage._collect(last, mine.entries, {entry.slide_id: "done" for entry in mine.entries}))
+    assert len(last.fresh) == count
+    timed("slides", lambda: write_slides(job, last.facts, {}, last.output))
+    end = sum(spent.values())
+    said = timed("status", lambda: describe(job, read_manifest(job), rows_by_records(job)))
+    assert said.data["slides"]["done"] == count
+    memory = (_memory() - before) / count
+    line(made_up_slides=count, **{f"{name}_ms": value for name, value in spent.items()}, kilobytes=memory)
+    return {"end_ms": end, "status_ms": spent["status"], "kilobytes_a_slide": memory}
+
+
+def _memory() -> float:
+    """Return the most memory this process ever took, in kilobytes."""
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 def on_paper(site: Site, slides: int, workers: int) -> dict[str, float]:
@@ -247,13 +289,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="1 and 2 workers, 100 times fewer slides")
     args = parser.parse_args()
-    workers, rounds, each = ((1, 2), 1, 3) if args.quick else (WORKERS, 3, 12)
+    workers, rounds, each = ((1, 2), 1, 3) if args.quick else (WORKERS, 3, 36)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         figures = efficiency(root, workers, rounds, each)
         found = costs(root, 30 if args.quick else 500)
-        count, slides, job = operations(root, 1, 2 if args.quick else 6)
-        found |= {"operations": count, "end_ms": reading_states(slides, job, 1 if args.quick else 20)}
+        count, job = operations(root, 1, 2 if args.quick else 6)
+        found |= {"operations": count, **looking(root, job, 200 if args.quick else MADE_UP)}
     site = Site(found["task_ms"] / 1e3, found["slide_ms"] / 1e3, found["end_ms"] / 1e3, found["operations"])
     figures |= found | (on_paper(site, 10_000, 100) if args.quick else on_paper(site, 1_000_000, 1_000))
     versions = {name: importlib.metadata.version(name) for name in ("dask", "distributed")}

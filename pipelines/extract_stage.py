@@ -83,6 +83,7 @@ def extract(
         mine = replace(mine, notes=(*mine.notes, *told, *((missed,) if missed else ())))
         run.facts |= {"followed_plan": planned} if planned else {}
         how: dict[str, Any] = {"also": also, "cluster": spec, "force": force, "offline": offline, "quiet": quiet}
+        how["others"] = part is None
         devices = devices_of(settings.extract.device)[: 1 if force or spec else None]  # force: each would redo others'
         with helping(devices, arguments_of(slides, limit, shard, offline=offline), out, settings) as own:
             outcome = _extract(
@@ -149,7 +150,7 @@ def here(settings: ExtractSettings, cluster: str | None) -> ExtractSettings:
     return settings if cluster is None else replace(settings, device="cpu")
 
 
-def _extract(run: Run, mine: Manifest, settings: ExtractSettings, encoder: Any, **how: Any) -> Outcome:
+def _extract(run: Run, mine: Manifest, settings: ExtractSettings, encoder: Any, *, others: bool, **how: Any) -> Outcome:
     """Extract at each µm/px, and say once in tables and records what all came to."""
     run.notes += mine.notes
     scales = scales_of(settings)
@@ -160,9 +161,9 @@ def _extract(run: Run, mine: Manifest, settings: ExtractSettings, encoder: Any, 
             done += [_at_scale(run, mine, one, encoder, works, several=len(scales) > 1, **how) for one in scales]
     except BaseException:
         with contextlib.suppress(JobError):  # of a disk that is full, what met it first tells how much is needed
-            _tell_slides(run, works, scales)
+            _tell_slides(run, works, scales, others=others)
         raise
-    _tell_slides(run, works, scales)
+    _tell_slides(run, works, scales, others=others)
     if len(done) > 1:
         run.facts |= facts_of_all(done)
     outcome = together(done)
@@ -171,14 +172,16 @@ def _extract(run: Run, mine: Manifest, settings: ExtractSettings, encoder: Any, 
     return replace(outcome, warnings=(*mine.notes, *outcome.warnings))
 
 
-def _tell_slides(run: Run, works: Sequence[Extraction], scales: Sequence[ExtractSettings]) -> None:
+def _tell_slides(run: Run, works: Sequence[Extraction], scales: Sequence[ExtractSettings], *, others: bool) -> None:
     """Put what has become of the slides so far into the record of the run, and into the table."""
     facts, failures = standing(works, len(scales))
     run.facts |= {"slides_done": len({name for work in works for name in work.fresh})}
     run.facts |= {"slides_skipped": len(works[0].skipped) if works else 0}
     if works:
         last = tiling_of(run.job, scales[-1])
-        tables.write_slides(run.job, facts, failures, lambda name: last.features(works[0].folder_name, name))
+        tables.write_slides(
+            run.job, facts, failures, lambda name: last.features(works[0].folder_name, name), others=others
+        )
 
 
 def _at_scale(

@@ -130,6 +130,8 @@ def write_slides(
     facts: Mapping[str, Mapping[str, Any]],
     failures: Mapping[str, Failure],
     output: Callable[[str], Path],
+    *,
+    others: bool = True,
 ) -> None:
     """Write `slides.csv`: what this run found, what records tell of the others, and else the rows there were.
 
@@ -138,12 +140,14 @@ def write_slides(
         facts: of slides that this run finished, or found finished.
         failures: of this run.
         output: slide → the feature file that this run makes of it.
+        others: whether records are read of slides that this run did not look at; each of a thousand parts of a job
+            array would read those of all, and the run of each part tells of its own.
     """
     found = {name: _done(facts[name]) for name in facts} | {name: _failed(failures[name]) for name in failures}
     with alone(job):
         manifest = read_manifest(job)
-        others = (entry.slide_id for entry in manifest.entries if entry.slide_id not in found)
-        _write_rows(job, manifest, found | {name: _recorded(job, name, output(name)) for name in others})
+        rest = [entry.slide_id for entry in manifest.entries if entry.slide_id not in found] if others else []
+        _write_rows(job, manifest, found | {name: _recorded(job, name, output(name)) for name in rest})
 
 
 def _write_rows(job: JobFolder, manifest: Manifest, found: Mapping[str, Mapping[str, Any]]) -> None:
