@@ -47,7 +47,7 @@ GPU = "GPU"
 _WORKER = ("--memory-limit", "0", "--no-dashboard", "--preload", "pipelines.cluster.worker")
 _PAGE = "127.0.0.1:0"
 """Where dask serves its page of tasks: to nobody but this machine, at whatever port is free."""
-_CLOSE = 5.0
+_CLOSE_CLIENT, _CLOSE_CLUSTER = 2.0, 4.0  # together less than a run that is interrupted has to end
 _ANSWER = 10.0
 
 
@@ -91,7 +91,7 @@ class Connection:
         if not isinstance(self.spec, Remote):
             raise TimeoutError
         with contextlib.suppress(Exception):
-            self.client.close(timeout=_CLOSE)
+            self.client.close(timeout=_CLOSE_CLIENT)
         until = time.monotonic() + seconds
         while True:
             try:
@@ -195,7 +195,7 @@ def _slurm(spec: Slurm, logs: Path, say: Callable[[str], None]) -> Iterator[Conn
         else:
             cluster.scale(jobs=spec.max_jobs)
     except (OSError, RuntimeError) as error:
-        cluster.close(timeout=_CLOSE)
+        cluster.close(timeout=_CLOSE_CLUSTER)
         raise EnvironmentFault(f"SLURM took no job ({error}). Try the job by hand: sbatch; docs/cluster.md.") from None
     say(f"{spec.min_jobs} to {spec.max_jobs} SLURM jobs, each {spec.cores} cores, {spec.memory}, {spec.walltime}")
     client = Client(cluster, set_as_default=False)
@@ -260,10 +260,10 @@ def _ended(client: Client, spec: ClusterSpec, *, cluster: Any = None, most: int 
         yield connection
     finally:
         with contextlib.suppress(Exception):  # a scheduler that is gone has nothing left to say
-            connection.client.close(timeout=_CLOSE)
+            connection.client.close(timeout=_CLOSE_CLIENT)
         if cluster is not None:
             with contextlib.suppress(Exception):
-                cluster.close(timeout=_CLOSE)
+                cluster.close(timeout=_CLOSE_CLUSTER)
 
 
 @contextlib.contextmanager
