@@ -42,7 +42,7 @@ from .records import (
     write_failure,
 )
 from .slide_work import SlideWork, finish_slide, passport_name
-from .staining import Staining, whole
+from .staining import Change, Staining, whole
 from .timing import StageClock
 from .units import counted
 
@@ -105,7 +105,7 @@ class Extraction:
         dense = self.settings.dense
         self.maps = Maps(self.encoder, self.passport) if dense else None
         self.beside = beside(self.also, lambda encoder: passport_of(encoder, self.settings), dense=dense)
-        self._staining = Staining(self._stain_of, None if self.beside else self.encoder)
+        self._staining = Staining(self._stain_of, encoders)
 
     @property
     def tiling(self) -> Tiling:
@@ -266,10 +266,10 @@ class Extraction:
                 work.unfetched = error
         good = np.flatnonzero(batch.ok)
         if len(good):
-            pixels = self._pixels(batch, good)
+            pixels, change = self._pixels(batch, good)
             with self.clocks["encode"].of(len(good)):
-                found = encode(self.encoder, pixels, self.maps)
-                others = [encode(one.encoder, pixels, one.maps) for one in self.beside]
+                found = encode(self.encoder, pixels, self.maps, change)
+                others = [encode(one.encoder, pixels, one.maps, change) for one in self.beside]
             for ordinal in np.unique(batch.slide[good]):
                 mine = batch.slide[good] == ordinal
                 work = self._work(int(ordinal))
@@ -335,10 +335,10 @@ class Extraction:
         self.claims.release(name)
         self.run.log("failed", slide=name, cause=error.what, mend=error.mend)
 
-    def _pixels(self, batch: wsi.TileBatch, good: NDArray[np.int64]) -> NDArray[Any]:
-        """Return the tiles that could be read, normalized where that is asked for."""
+    def _pixels(self, batch: wsi.TileBatch, good: NDArray[np.int64]) -> tuple[NDArray[Any], Change | None]:
+        """Return the tiles that could be read, normalized where that is asked for, or how the encoder's device does."""
         if self.settings.stain == "none":
-            return whole(batch, good)
+            return whole(batch, good), None
         with self.clocks["stain"].of(len(good)):
             return self._staining(batch, good)
 

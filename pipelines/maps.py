@@ -18,6 +18,7 @@ from .formats.maps_store import VERSION, MapWriter, check_zarr
 from .jobfolder import JobFolder, Tiling
 from .records import current, forget, seal
 from .slide_work import SlideWork, passport_name
+from .staining import Change
 
 if TYPE_CHECKING:
     from mil import Encoder
@@ -108,11 +109,19 @@ class Maps:
         return self._writers[name]
 
 
-def encode(encoder: Encoder, pixels: NDArray[Any], maps: Maps | None) -> Encoded:
-    """Encode a batch, with maps where they are asked for: in one pass."""
+def encode(encoder: Encoder, pixels: NDArray[Any], maps: Maps | None, change: Change | None = None) -> Encoded:
+    """Encode a batch, with maps where they are asked for: in one pass.
+
+    Args:
+        encoder: the encoder.
+        pixels: as it takes them.
+        maps: of this encoder, where they are asked for.
+        change: what is done to them on its device; for encoders that take that.
+    """
+    more = {} if change is None else {"change": change}
     if maps is None:
-        return Encoded(encoder(pixels))
-    return Encoded(*encoder.with_map(pixels))  # type: ignore[attr-defined] # asked for by `check_maps`
+        return Encoded(encoder(pixels, **more))
+    return Encoded(*encoder.with_map(pixels, **more))  # type: ignore[attr-defined] # asked for by `check_maps`
 
 
 def check_maps(encoders: Sequence[Encoder]) -> None:

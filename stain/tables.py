@@ -99,24 +99,57 @@ def make_tables(white: tuple[float, float, float], unmix: Floats, change: Floats
     )
 
 
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """What of `Tables` is looked up array by array, as arrays of one library on one device.
+
+    Attributes:
+        signs: (3, 256) int64.
+        terms: (3, 1024) int64: of each channel, the four pairs of signs one behind the other.
+        low: as in `Tables`.
+        levels: (16384,) uint8.
+    """
+
+    signs: Array
+    terms: Array
+    low: int
+    levels: Array
+
+
+def placed(tables: Tables, xp: Any, device: Any) -> Placed:
+    """Copy tables to a device, 46 kB."""
+    rows = np.ascontiguousarray(np.moveaxis(tables.terms, 0, 1)).reshape(3, -1)
+    signs, terms, levels = (xp.asarray(table, device=device) for table in (tables.signs, rows, tables.levels))
+    return Placed(signs, terms, tables.low, levels)
+
+
 def change_piece(tables: Tables, xp: Any, piece: Array) -> Array:
     """Return changed pixels of (N, 3) uint8: what `stain.compiled` does, one array at a time."""
-    device = compat.device(piece)
+    there = placed(tables, xp, compat.device(piece))
     values = [xp.astype(piece[:, channel], xp.int64) for channel in range(3)]
-    both = _sum(xp, tables.signs, values, device)
+    return xp.stack([xp.take(there.levels, place, axis=0) for place in places(there, xp, values)], axis=-1)
+
+
+def places(tables: Placed, xp: Any, values: list[Array]) -> list[Array]:
+    """Return where in `levels` the three results stand, (N,) int64 each.
+
+    Args:
+        tables: on the device of `values`.
+        xp: their array namespace.
+        values: of red, green and blue, (N,) int32 or int64.
+    """
+    both = _sum(xp, tables.signs, values)
     second = ((both + (1 << 31)) & ((1 << 32) - 1)) - (1 << 31)
-    pair = xp.astype(both > second, xp.int64) + 2 * xp.astype(second > 0, xp.int64)
-    words = _sum(xp, np.moveaxis(tables.terms, 0, 1).reshape(3, -1), [pair * 256 + value for value in values], device)
-    levels = xp.asarray(tables.levels, device=device)
-    places = [((words >> (FIELD * k)) & ((1 << FIELD) - 1)) - tables.low for k in range(3)]
-    return xp.stack([xp.take(levels, xp.clip(place, 0, PLACES - 1), axis=0) for place in places], axis=-1)
+    kind = values[0].dtype
+    pair = xp.astype(both > second, kind) + 2 * xp.astype(second > 0, kind)
+    words = _sum(xp, tables.terms, [pair * 256 + value for value in values])
+    spots = (((words >> (FIELD * k)) & ((1 << FIELD) - 1)) - tables.low for k in range(3))
+    return [xp.clip(spot, 0, PLACES - 1) for spot in spots]
 
 
-def _sum(xp: Any, table: Words, index: list[Array], device: Any) -> Array:
+def _sum(xp: Any, table: Array, index: list[Array]) -> Array:
     """Add up what each channel's row of a table has at its places."""
-    red, green, blue = (
-        xp.take(xp.asarray(row, device=device), at, axis=0) for row, at in zip(table, index, strict=True)
-    )
+    red, green, blue = (xp.take(table[channel, :], at, axis=0) for channel, at in enumerate(index))
     return red + green + blue
 
 

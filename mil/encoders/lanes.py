@@ -19,7 +19,9 @@ CPU_PART = 8
 
 _NO_MEMORY = "no memory for "
 
-Run = Callable[[Tensor], Tensor]
+Run = Callable[[Tensor, int], Tensor]
+"""Tiles of one pass, and the row of the batch at which they begin → what is wanted of them."""
+
 Pixels = NDArray[np.uint8] | NDArray[np.float32]
 
 
@@ -44,11 +46,10 @@ class Lane:
             torch.OutOfMemoryError: there is no memory even for one tile.
         """
         features = np.empty((len(pixels), width), np.float32)
-        done = 0
-        while done < len(pixels):
+        while len(pixels):
             try:
-                self._through(pixels[done:], run, features[done:])
-                done = len(pixels)
+                self._through(pixels, run, features)
+                return features
             except torch.OutOfMemoryError:
                 if self.part == 1:
                     raise
@@ -73,7 +74,7 @@ class Lane:
                 slab = np.ascontiguousarray(part)
             if not slab.flags.writeable:  # torch warns of memory that it may not write to
                 slab = slab.copy()
-            out[start : start + len(part)] = run(torch.from_numpy(slab))[: len(part)].float().numpy()
+            out[start : start + len(part)] = run(torch.from_numpy(slab), start)[: len(part)].float().numpy()
 
 
 class CudaLane(Lane):
@@ -94,7 +95,7 @@ class CudaLane(Lane):
             there, copied = self._copy(number % 2, part)
             computing.wait_event(copied)
             there.record_stream(computing)
-            pending.append((start, len(part), run(there)))
+            pending.append((start, len(part), run(there, start)))
         for start, rows, values in pending:
             out[start : start + rows] = values[:rows].float().cpu().numpy()
 
@@ -142,7 +143,7 @@ def probe_cuda(run: Run, shape: tuple[int, int, int], device: str) -> int:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
-        run(torch.zeros((tiles, *shape), dtype=torch.uint8, device=device))
+        run(torch.zeros((tiles, *shape), dtype=torch.uint8, device=device), 0)
         torch.cuda.synchronize(device)
         return int(torch.cuda.max_memory_allocated(device) - before)
 

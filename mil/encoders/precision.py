@@ -13,7 +13,7 @@ from mil.errors import MilError
 from . import openvino_graph
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def choose(wanted: str, device: str, *, usual: str = "fp16") -> str:
@@ -59,7 +59,7 @@ def convert(module: nn.Module, precision: str) -> None:
         return
     for part in module.modules():
         if isinstance(part, nn.Linear | nn.Conv2d):
-            part.to(_DTYPES[precision])
+            part.to(DTYPES[precision])
 
 
 @contextlib.contextmanager
@@ -72,7 +72,7 @@ def arithmetic(precision: str, device: str) -> Iterator[None]:
                 torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
             )
         if precision != "fp32":
-            stack.enter_context(torch.autocast(kind, dtype=_DTYPES[precision]))
+            stack.enter_context(torch.autocast(kind, dtype=DTYPES[precision]))
         yield
 
 

@@ -20,14 +20,19 @@ from torch import Tensor, nn
 from mil.errors import MilError
 
 from . import openvino_graph
-from .lanes import lane_of, probe_cuda
+from .lanes import Run, lane_of, probe_cuda
 from .network import Network
-from .precision import choose
+from .precision import DTYPES, choose
 from .preprocess import Preprocessing
 from .registry import Entry
 from .weights import Source
 
 AUTO_BATCH = 0
+
+Change = Callable[[Tensor, int, Tensor | None], Tensor]
+"""What is done to tiles on the device, in front of the network: tiles (B, S, S, 3) uint8 of one pass, the row of the
+batch at which they begin (a last pass is filled up behind the batch's end), and either what each value of R, G, B
+becomes, (3, 256) → planes (B, 3, S, S) of that type; or None → tiles like those given."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +145,16 @@ class TimmEncoder:
         return self.preprocessing.levels().numpy() if self._host == "cpu" and not cropped else None
 
     @property
+    def takes_change(self) -> bool:
+        """Whether tiles are best changed (`change`) where the network is: on a device other than the CPU."""
+        return self._host != "cpu"
+
+    @cached_property
+    def _levels_there(self) -> Tensor:
+        """What each byte becomes, on the device and in the type that the network computes in."""
+        return self.preprocessing.levels().to(self._host, DTYPES[self.precision])
+
+    @property
     def module(self) -> Network:
         """The network, prepared tiles (B, 3, S, S) → features (B, D); gradients reach its input."""
         return self._network
@@ -164,10 +179,13 @@ class TimmEncoder:
         tiles = pixels if isinstance(pixels, Tensor) else torch.from_numpy(np.array(pixels, copy=True))
         return self.preprocessing(tiles.to(self._host))
 
-    def __call__(self, pixels: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
+    def __call__(
+        self, pixels: NDArray[np.uint8] | NDArray[np.float32], change: Change | None = None
+    ) -> NDArray[np.float32]:
         """Encode RGB tiles (B, S, S, 3) uint8 → (B, D) float32.
 
-        Planes (B, 3, S, S) float32 of the network's own size, whose values are `levels`, are taken as they are.
+        Planes (B, 3, S, S) float32 of the network's own size, whose values are `levels`, are taken as they are; tiles
+        of bytes go through `change` first, on the device.
 
         Raises:
             MilError: another shape or type, or no memory even for one tile.
@@ -177,19 +195,19 @@ class TimmEncoder:
             raise MilError(f"tiles are {pixels.shape} {pixels.dtype}, wanted (B, S, S, 3) uint8 RGB.")
         if self._probing and len(pixels):
             self.fit_memory(self.input_size if planes else pixels.shape[1])
-        return self._take(pixels, lambda slab: self._pass(slab, self._forward), self.dim)
+        return self._take(pixels, lambda slab, row: self._pass(slab, self._forward, change, row), self.dim)
 
     def dense(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Encode RGB tiles (B, S, S, 3) uint8 → one vector per place of the last map: (B, h, w, C) float32."""
         height, width, depth = self.map_shape
-        run = lambda slab: self._pass(slab, self._dense).flatten(1)  # noqa: E731
+        run = lambda slab, _: self._pass(slab, self._dense).flatten(1)  # noqa: E731
         return self._take(pixels, run, height * width * depth).reshape(len(pixels), height, width, depth)
 
     def with_map(
-        self, pixels: NDArray[np.uint8] | NDArray[np.float32]
+        self, pixels: NDArray[np.uint8] | NDArray[np.float32], change: Change | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Encode tiles, given as to `__call__` → their features (B, D), and their maps (B, h, w, C), in one pass."""
-        run = lambda slab: self._pass(slab, self._with_map)  # noqa: E731
+        run = lambda slab, row: self._pass(slab, self._with_map, change, row)  # noqa: E731
         if self._probing and len(pixels):
             self.fit_memory(pixels.shape[1] if pixels.dtype == np.uint8 else self.input_size)
         both = self._take(pixels, run, self.dim + math.prod(self.map_shape))
@@ -242,10 +260,10 @@ class TimmEncoder:
     def fit_memory(self, side: int) -> None:
         """Find out how many tiles of that side fit on the device, where that was asked for (`batch_size=0`)."""
         if self._probing:
-            run = lambda slab: self._pass(slab, self._forward)  # noqa: E731
+            run = lambda slab, _: self._pass(slab, self._forward)  # noqa: E731
             self._lane.part, self._probing = probe_cuda(run, (side, side, 3), self.device), False
 
-    def _take(self, pixels: Any, run: Callable[[Tensor], Tensor], width: int) -> NDArray[np.float32]:
+    def _take(self, pixels: Any, run: Run, width: int) -> NDArray[np.float32]:
         before = self._lane.part
         try:
             values = self._lane(pixels, run, width)
@@ -259,14 +277,23 @@ class TimmEncoder:
         return values
 
     @torch.inference_mode()
-    def _pass(self, slab: Tensor, network: Callable[[Tensor], Tensor]) -> Tensor:
-        """One pass: a slab of bytes, or of planes that the caller has prepared."""
+    def _pass(
+        self, slab: Tensor, network: Callable[[Tensor], Tensor], change: Change | None = None, row: int = 0
+    ) -> Tensor:
+        """One pass: a slab of bytes, which begins at a row of the batch, or of planes that the caller has prepared."""
         slab = slab.to(self._host)
+        if change is not None and slab.dtype == torch.uint8:
+            slab = change(slab, row, self._levels_there if self._as_it_is(slab) else None)
         if slab.dtype == torch.uint8:
             x = self.preprocessing(slab)
         else:  # in memory as the preprocessing leaves it: other kernels round otherwise
             x = slab.contiguous(memory_format=torch.channels_last)
         return network(x)
+
+    def _as_it_is(self, slab: Tensor) -> bool:
+        """Whether tiles are neither resized nor cropped."""
+        side = self.preprocessing.size
+        return side == self.preprocessing.whole and slab.shape[1:3] == (side, side)
 
 
 def _placed(network: Network, device: str) -> Network:

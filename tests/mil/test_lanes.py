@@ -87,8 +87,10 @@ def test_the_largest_part_has_an_end():
 def test_parts_have_one_shape_and_rows_keep_their_place(count, part):
     shapes = set()
 
-    def run(slab):
+    def run(slab, start):
         shapes.add(tuple(slab.shape))
+        some = slab[: len(pixels) - start].numpy()
+        assert np.array_equal(some, pixels[start : start + len(some)]), "told where the part begins"
         return slab.float().mean((1, 2, 3))[:, None]
 
     pixels = tiles(count, 4)
@@ -149,5 +151,5 @@ def test_on_cuda_features_are_those_of_the_cpu_within_the_stated_tolerance(name)
 def test_on_cuda_no_slab_is_overwritten_before_it_is_copied():
     lane = CudaLane(4, "cuda")
     pixels = tiles(403, 64)
-    found = lane(pixels, lambda slab: slab.double().mean((1, 2, 3))[:, None], 1)
+    found = lane(pixels, lambda slab, _: slab.double().mean((1, 2, 3))[:, None], 1)
     assert np.allclose(found[:, 0], pixels.reshape(403, -1).mean(1), atol=1e-3)

@@ -175,6 +175,36 @@ def test_an_encoder_that_says_its_levels_gets_planes_of_the_same_bytes(shelf, en
         np.testing.assert_allclose(features_of(tmp_path, name).features, bytes_[name], rtol=1e-5)
 
 
+@pytest.mark.parametrize(("tile", "method"), [(160, "macenko"), (64, "reinhard")])
+def test_stains_replaced_in_front_of_the_network_give_the_same_features(shelf, tmp_path, monkeypatch, tile, method):
+    """As on a device: passes that cut across slides, tiles as the network takes them (160 px) and tiles resized."""
+    from mil.encoders import lanes
+    from mil.encoders.timm_encoder import TimmEncoder
+    from stain.device import OnDevice
+
+    monkeypatch.setattr(lanes, "CPU_PART", 3)
+    for number, name in enumerate("abc"):
+        shelf.put(name, stained(number, 0.3 + 0.3 * number, tiles=5))
+    shelf.put("glass", np.full((320, 320, 3), 244, np.uint8))
+    how = {"stain": method, "tile": tile, "encoder": "test_vit", "weights": "random", "quality": False}
+    files, mixed = [], []
+    changed = OnDevice.__call__
+    there = lambda self, tiles, slides, *more: mixed.append(set(slides.tolist())) or changed(self, tiles, slides, *more)  # noqa: E731
+    monkeypatch.setattr(OnDevice, "__call__", there)
+    for on_device in (False, True):
+        monkeypatch.setattr(TimmEncoder, "takes_change", on_device)
+        extract(shelf, tmp_path, force=True, **how)
+        assert bool(mixed) == on_device
+        found = {path.stem: read_features(path) for path in tmp_path.glob("job/*/features_test_vit/*.h5")}
+        files.append({name: file.features for name, file in found.items()})
+    assert max(map(len, mixed)) > 1, "a pass held tiles of several slides"
+    assert len(files[0]) >= 3
+    for name, features in files[0].items():
+        # Of tables the bytes are the same; powers differ between libraries in the last place.
+        near = 0.0 if method == "macenko" else 5e-3
+        np.testing.assert_allclose(files[1][name], features, rtol=0, atol=near)
+
+
 def test_a_tile_that_cannot_be_read_is_missing_and_never_invented(shelf, encoder, tmp_path):
     shelf.put("a", picture(0), bad=((64, 0),))
     shelf.put("b", picture(1))
