@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from .augmenting import HOW, fits
 from .errors import UsageError
 
 ARTIFACTS = ("blur", "pen", "folds", "bubbles", "edges")
@@ -49,6 +50,9 @@ class ExtractSettings:
         stain: stain normalization, fitted once per slide; `none` leaves pixels alone.
         stain_reference: what stains are normalized to: the name of a built-in reference, a reference that
             `slidemil stain fit` wrote, or an image; none takes the built-in `tiatoolbox-target`.
+        augment: colors are changed by chance before tiles are encoded, to see what a model bears: `hed:0.1:7`
+            multiplies the amount of each stain by a factor from 1 ± 0.1, by seed 7, the same for all tiles of a slide,
+            or with `hed:0.1:7:tile` another for each; `none` does not. Such features are not mixed with others.
         batch_size: tiles per encoder call; 0 takes as many as the device's memory holds. Features do not depend on it.
         device: `auto`, `cpu`, `openvino` (the CPU by way of OpenVINO), `cuda`, `cuda:1` …; several with commas, or
             `all` CUDA devices: a process for each.
@@ -90,6 +94,7 @@ class ExtractSettings:
     icc: str = "none"
     stain: str = "none"
     stain_reference: str | None = None
+    augment: str = "none"
     batch_size: int = 64
     device: str = "auto"
     precision: str = "auto"
@@ -127,6 +132,7 @@ class ExtractSettings:
                 f"stain must be one of {', '.join(STAINS)}, not {self.stain}": self.stain in STAINS,
                 "stain_reference needs a stain normalization, e.g. stain=macenko": self.stain_reference is None
                 or self.stain != "none",
+                f"augment must be none or {HOW}, not {self.augment}": fits(self.augment),
                 f"dtype must be float16 or float32, not {self.dtype}": self.dtype in ("float16", "float32"),
                 f"store must be zarr, or end in .zarr, not {self.store}": self.store is None
                 or self.store.endswith("zarr"),

@@ -16,6 +16,7 @@ import stain
 import wsi
 
 from . import portions, tissue_of_slide
+from .augmenting import augmentation
 from .beside import beside
 from .claims import Claim, Claims
 from .config import ExtractSettings
@@ -92,6 +93,7 @@ class Extraction:
 
     def __post_init__(self) -> None:
         """Nothing is claimed so far."""
+        self._augmentation = augmentation(self.settings.augment)
         self.claims = Claims(self.job, "slides", run=self.run.name, took_over=self._took_over)
         self.compute_with((self.encoder, *self.also))
 
@@ -105,7 +107,7 @@ class Extraction:
         dense = self.settings.dense
         self.maps = Maps(self.encoder, self.passport) if dense else None
         self.beside = beside(self.also, lambda encoder: passport_of(encoder, self.settings), dense=dense)
-        self._staining = Staining(self._stain_of, encoders)
+        self._staining = Staining(self._stain_of, () if self._augmentation else encoders)
 
     @property
     def tiling(self) -> Tiling:
@@ -337,10 +339,23 @@ class Extraction:
 
     def _pixels(self, batch: wsi.TileBatch, good: NDArray[np.int64]) -> tuple[NDArray[Any], Change | None]:
         """Return the tiles that could be read, normalized where that is asked for, or how the encoder's device does."""
-        if self.settings.stain == "none":
+        if self.settings.stain == "none" and self._augmentation is None:
             return whole(batch, good), None
         with self.clocks["stain"].of(len(good)):
-            return self._staining(batch, good)
+            plain = self.settings.stain == "none"
+            pixels, change = (whole(batch, good), None) if plain else self._staining(batch, good)
+            return (pixels, change) if self._augmentation is None else (self._augmented(pixels, batch, good), None)
+
+    def _augmented(self, pixels: NDArray[np.uint8], batch: wsi.TileBatch, good: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return the tiles with their colors changed by chance, each by its own slide and place."""
+        assert self._augmentation is not None
+        slides, out = batch.slide[good], np.empty_like(pixels)
+        for ordinal in np.unique(slides):
+            work, mine = self._work(int(ordinal)), slides == ordinal
+            assert work.stains is not None, "no stains were fitted"
+            xy = work.grid.xy[batch.index[good][mine]]
+            out[mine] = self._augmentation.change(pixels[mine], work.stains, str(work.parts["slide"]), xy)
+        return out
 
     def _stain_of(self, ordinal: int) -> stain.StainParams:
         params = self._work(ordinal).stain

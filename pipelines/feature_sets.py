@@ -216,6 +216,9 @@ def _differences(records: dict[str, Record], passports: Sequence[dict[str, Any]]
     if len(shares) > 1:
         listed = ", ".join(f"{share} ({count} slides)" for share, count in shares.most_common())
         notes.append(f"the slides were tiled with different --min-tissue: {listed}")
+    augment = passports[0].get("augment")
+    if augment is not None:
+        notes.append(f"the features are of tiles whose colors were changed by chance ({augment})")
     for name in ("versions", "device"):
         kinds = {repr(passport.get(name)) for passport in passports}
         if len(kinds) > 1:

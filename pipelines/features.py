@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -228,14 +228,21 @@ def decisive(passport: Mapping[str, Any]) -> dict[str, Any]:
     return found | {"backend": "torch"} if found.get("backend") == "openvino" else found
 
 
-def same_passport(known: Mapping[str, Any], found: Mapping[str, Any], *, what: str) -> None:
+def same_passport(known: Mapping[str, Any], found: Mapping[str, Any], *, what: str, but: Collection[str] = ()) -> None:
     """Refuse to mix features that were made differently.
+
+    Args:
+        known: one passport.
+        found: the other.
+        what: whose it is, for the message.
+        but: fields that may differ.
 
     Raises:
         CheckFailedError: names the fields that differ.
     """
     known, found = _flat(decisive(known)), _flat(decisive(found))
-    differ = sorted(name for name in known.keys() | found.keys() if known.get(name) != found.get(name))
+    names = (name for name in known.keys() | found.keys() if name.split(" of part ")[0] not in but)
+    differ = sorted(name for name in names if known.get(name) != found.get(name))
     if differ:
         shown = "; ".join(f"{name}: {known.get(name)!r} against {found.get(name)!r}" for name in differ[:3])
         raise CheckFailedError(

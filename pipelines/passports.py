@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import stain
 
+from .augmenting import augmentation
 from .config import ExtractSettings
 from .stain_target import reference_identity
 
@@ -25,6 +26,7 @@ def passport_of(encoder: Encoder, settings: ExtractSettings) -> dict[str, Any]:
         **colors_of(settings),
         "stain": settings.stain,
         **stain_of(settings),
+        **augment_of(settings),
         "tile": {"size": settings.tile, "mpp": settings.mpp, "overlap": settings.overlap},
         "stored_dtype": settings.dtype,
         **reading,
@@ -37,6 +39,12 @@ def stain_of(settings: ExtractSettings) -> dict[str, Any]:
         return {}
     identity = reference_identity(settings)
     return {"stain_bytes": stain.BYTES, **({} if identity is None else {"stain_reference": identity})}
+
+
+def augment_of(settings: ExtractSettings) -> dict[str, str]:
+    """Return how colors were changed by chance; nothing where they were not."""
+    how = augmentation(settings.augment)
+    return {} if how is None else {"augment": str(how)}
 
 
 def colors_of(settings: ExtractSettings) -> dict[str, str]:

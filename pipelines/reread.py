@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 import stain
 import wsi
 
+from .augmenting import NONE, augmentation
 from .features import FeatureFile
 from .manifest import SlideEntry
 
@@ -28,7 +29,7 @@ class SlideTiles:
         entry: the slide.
         file: its features, which say how it was read.
         rows: which of them; None for all.
-        normalized: with the stain normalization that the encoder saw.
+        normalized: with the stain normalization that the encoder saw, and the colors, where these were changed.
     """
 
     entry: SlideEntry
@@ -43,7 +44,7 @@ class SlideTiles:
             wsi.SlideError: the slide is gone, unreadable, or another one than was encoded.
         """
         xy = self.file.xy if self.rows is None else self.file.xy[np.asarray(self.rows, np.int64)]
-        params = self._stain() if self.normalized else None
+        params = self._params("stain_params") if self.normalized else None
         with opened(self.entry, self.file) as (slide, grid):
             row_of = {(int(x), int(y)): row for row, (x, y) in enumerate(grid.xy)}
             for start in range(0, len(xy), _TOGETHER):
@@ -53,7 +54,8 @@ class SlideTiles:
                     what = f"it has no tile at {absent[0]}: this is another slide than the one encoded"
                     raise wsi.SlideError(slide.name, what)
                 pixels = wsi.read_tiles(slide, grid, [row_of[place] for place in part])
-                yield pixels if params is None else np.asarray(params.apply(pixels))
+                pixels = pixels if params is None else np.asarray(params.apply(pixels))
+                yield self._augmented(pixels, part) if self.normalized else pixels
 
     def all(self) -> NDArray[np.uint8]:
         """Return them together, (n, S, S, 3)."""
@@ -61,8 +63,16 @@ class SlideTiles:
         parts = list(self)
         return np.concatenate(parts) if parts else np.zeros((0, side, side, 3), np.uint8)
 
-    def _stain(self) -> stain.StainParams | None:
-        told = self.file.attributes.get("stain_params")
+    def _augmented(self, pixels: NDArray[np.uint8], places: Sequence[tuple[int, int]]) -> NDArray[np.uint8]:
+        """Return tiles with their colors changed as they were for the encoder."""
+        how = augmentation(str(self.file.passport.get("augment", NONE)))
+        stains = self._params("augment_stains")
+        if how is None or stains is None:
+            return pixels
+        return how.change(pixels, stains, str(self.file.attributes["slide_sha256"]), places)
+
+    def _params(self, name: str) -> stain.StainParams | None:
+        told = self.file.attributes.get(name)
         return None if told is None else stain.StainParams.from_json(json.loads(str(told)))
 
 

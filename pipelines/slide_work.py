@@ -19,6 +19,7 @@ from wsi.ranges import RemoteError
 from wsi.sources import fetch_error
 
 from . import tissue_kept, tissue_of_slide
+from .augmenting import stains_after
 from .config import ExtractSettings
 from .features import coords_attributes, coords_bytes, feature_bytes
 from .files import write_bytes
@@ -42,6 +43,7 @@ class SlideWork:
         grid: its tiles.
         tissue: what is tissue on it.
         quality: what is wrong with the tissue, None where that is not asked.
+        stains: what its tiles are stained with when their colors are changed by chance, None where they are not.
         stain: parameters of this slide, None where pixels are left alone.
         parts: everything that determines the feature file, for its record.
         state: size, time and inode of its files when it was opened.
@@ -57,6 +59,7 @@ class SlideWork:
     grid: wsi.TileGrid
     tissue: wsi.Tissue
     quality: wsi.Quality | None
+    stains: stain.StainParams | None
     stain: stain.StainParams | None
     parts: Mapping[str, Any]
     state: tuple[FileState, ...]
@@ -139,11 +142,14 @@ def prepare(
         write_bytes(tiling.picture(entry.slide_id), pictures.grid_jpeg(tissue, grid))
         alone = settings.stain == "none"
         params = None if alone else fit_stain(slide, grid, settings.stain, reference_of(settings))
+        stains = None
+        if settings.augment != "none":
+            stains = fit_stain(slide, grid, "macenko") if params is None else stains_after(params)
     except BaseException:
         slide.close()
         raise
     parts = {**parts, "mpp": effective_mpp(parts["mpp"], grid)}
-    return SlideWork(entry, slide, grid, tissue, quality, params, parts, state)
+    return SlideWork(entry, slide, grid, tissue, quality, stains, params, parts, state)
 
 
 def open_entry(entry: SlideEntry, settings: ExtractSettings) -> wsi.Slide:
@@ -287,6 +293,8 @@ def _more(work: SlideWork) -> dict[str, Any]:
         more["icc_sha256"] = hashlib.sha256(profile.data).hexdigest()
     if work.stain is not None:
         more["stain_params"] = work.stain.to_json()
+    if work.stains is not None:
+        more["augment_stains"] = work.stains.to_json()
     reason = work.grid.reason or work.tissue.reason
     return {**more, "reason": reason} if reason else more
 

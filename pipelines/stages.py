@@ -161,7 +161,8 @@ def _check_before(
         encoder = encoders_of(settings.extract, offline=offline)[0]
         each = [passport_of(encoder, one) for one in scales_of(settings.extract)]
         made = each[0] if len(each) == 1 else joined_passport(each)
-        same_passport(named.model.config.get("encoder") or made, made, what=f"model {named.name} on these settings")
+        known, what = named.model.config.get("encoder") or made, f"model {named.name} on these settings"
+        same_passport(known, made, what=what, but=("augment",))
 
 
 def status(out: Path) -> Said:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,13 @@ from numpy.typing import NDArray
 import stain
 import wsi
 
+from .augmenting import Augmentation
 from .errors import ExitCode, UsageError
 from .files import write_bytes, write_json
 from .manifest import SlideEntry, Sources
 from .outcome import Said
 from .progress import progress
+from .recoloring import Recolor, Recoloring
 from .slide_regions import STEP, SlideImage, at_resolution, write_slide
 from .slide_work import pooled_pixels
 from .stain_target import read_image, reference_named
@@ -46,6 +50,7 @@ class How:
         mpp: µm per pixel that slides are written at.
         slide_mpp: of slides that do not state it.
         quality: of the JPEG that slides are written in.
+        augment: how colors are changed by chance, after `method` where that is given.
     """
 
     method: str | None = None
@@ -57,6 +62,22 @@ class How:
     mpp: float = 0.5
     slide_mpp: float | None = None
     quality: int = 92
+    augment: Augmentation | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what does not go together.
+
+        Raises:
+            UsageError: nothing, or too much, is to be done.
+        """
+        if (self.method is None) == (self.model is None) and (self.augment is None or self.method is not None):
+            raise UsageError("give either --method (macenko, vahadane, reinhard) or --model FOLDER.")
+        if self.augment is not None and self.model is not None:
+            raise UsageError("--augment goes alone or with --method, not with --model.")
+        if self.augment is not None and self.augment.per_tile:
+            raise UsageError(f"--augment {self.augment}: each image has its own colors anyway. Leave :tile out.")
+        if self.backwards and self.model is None:
+            raise UsageError("--backwards is for --model: a normalizer is given another reference instead.")
 
 
 @dataclass
@@ -75,18 +96,15 @@ def apply_stain(sources: Sources, out: Path, how: How, *, limit: int | None = No
         UsageError: `out` holds something else, or the options do not fit.
         stain.StainError: no such method, or the reference cannot serve.
     """
-    if (how.method is None) == (how.model is None):
-        raise UsageError("give either --method (macenko, vahadane, reinhard) or --model FOLDER.")
-    if how.backwards and how.model is None:
-        raise UsageError("--backwards is for --model: a normalizer is given another reference instead.")
     check_json(out / RECORD, "-o", "record of `stain apply`", ("applied", "files"))
     found = find_images(sources)
     if out.resolve() in {path.resolve() for path in sources.given}:
         raise UsageError(f"-o {out}: the sources lie there, and would be overwritten. Name another folder.")
-    work = _transfer(how) if how.model is not None else _normalizer(how)
     done = _Applied()
     groups = _groups(found.images[:limit], how.pool)
     slides = found.slides[:limit]
+    recoloring = None if how.augment is None else Recoloring(how.augment, _some_of_each(groups, slides, how))
+    work = _transfer(how) if how.model is not None else _normalizer(how, recoloring)
     names = _names(sources.given, found.images[:limit])
     with progress("stain apply", "files", quiet=quiet) as bar:
         bar.total(sum(map(len, groups)) + len(slides))
@@ -106,23 +124,35 @@ class _Work:
 
     Attributes:
         told: what is done, for the record.
-        fit: pixels of a slide → its change, what is told of it, and the margin that the change needs.
+        fit: pixels of a slide → its change, what is told of it, and the margin that the change needs. The change
+            takes pieces (B, H, W, 3), and the name of what they are of.
     """
 
     told: dict[str, Any]
-    fit: Callable[[Pixels], tuple[Callable[[Pixels], Pixels], dict[str, Any], int]]
+    fit: Callable[[Pixels], tuple[Recolor, dict[str, Any], int]]
 
 
-def _normalizer(how: How) -> _Work:
-    assert how.method is not None
-    reference = reference_named(how.reference, how.method)
-    stain.fit(how.method, np.zeros((0, 3), np.uint8), reference=reference)  # says at once what cannot serve
+def _normalizer(how: How, recoloring: Recoloring | None) -> _Work:
+    """Return a normalizer, or colors changed by chance, or one after the other."""
+    method = how.method
+    reference = None if method is None else reference_named(how.reference, method)
+    told: dict[str, Any] = {}
+    if method is not None:
+        stain.fit(method, np.zeros((0, 3), np.uint8), reference=reference)  # says at once what cannot serve
+        told = {"method": method, "reference": how.reference or stain.DEFAULT_REFERENCE}
 
-    def fit(pixels: Pixels) -> tuple[Callable[[Pixels], Pixels], dict[str, Any], int]:
-        params = stain.fit(how.method or "", pixels, reference=reference)
-        return lambda some: np.asarray(params.apply(some)), params.to_json(), 0
+    def fit(pixels: Pixels) -> tuple[Recolor, dict[str, Any], int]:
+        params = None if method is None else stain.fit(method, pixels, reference=reference)
+        record = {} if params is None else params.to_json()
+        recolor, more = (None, {}) if recoloring is None else recoloring.of(pixels, params)
 
-    return _Work({"method": how.method, "reference": how.reference or stain.DEFAULT_REFERENCE}, fit)
+        def change(pieces: Pixels, name: str) -> Pixels:
+            pieces = pieces if params is None else np.asarray(params.apply(pieces))
+            return pieces if recolor is None else recolor(pieces, name)
+
+        return change, {**record, **more}, 0
+
+    return _Work({**told, **({} if how.augment is None else {"augment": str(how.augment)})}, fit)
 
 
 def _transfer(how: How) -> _Work:
@@ -136,8 +166,12 @@ def _transfer(how: How) -> _Work:
     if network is None:
         raise UsageError(f"--model {how.model}: it was trained on pairs and knows no way back.")
 
-    def fit(_: Pixels) -> tuple[Callable[[Pixels], Pixels], dict[str, Any], int]:
-        return lambda some: run(network, some), {"status": "ok"}, network.margin
+    def fit(_: Pixels) -> tuple[Recolor, dict[str, Any], int]:
+        def change(pieces: Pixels, name: str) -> Pixels:  # noqa: ARG001 - it changes all alike
+            made: Pixels = run(network, pieces)
+            return made
+
+        return change, {"status": "ok"}, network.margin
 
     return _Work({"model": how.model.name, "backwards": how.backwards, "stains": model.config.get("stains")}, fit)
 
@@ -154,7 +188,7 @@ def _images(paths: Sequence[Path], names: dict[Path, str], out: Path, work: _Wor
         return
     change, told, margin = work.fit(_pooled([image for _, image in images]))
     for path, image in images:
-        made = _whole(change, image, margin)
+        made = _whole(partial(change, name=names[path]), image, margin)
         target = out / f"{names[path]}.png"
         write_bytes(target, _png(made))
         done.outputs.append(target.relative_to(out).as_posix())
@@ -166,10 +200,10 @@ def _slide(entry: SlideEntry, out: Path, how: How, work: _Work, done: _Applied) 
     try:
         with wsi.open_slide(entry.path, slide_mpp=how.slide_mpp, manifest_mpp=entry.mpp) as slide:
             image = at_resolution(slide, how.mpp)
-            grid = wsi.tile_grid(slide, wsi.find_tissue(slide), wsi.TileSpec(size=224, mpp=how.mpp))
-            change, told, margin = work.fit(pooled_pixels(slide, grid))
+            change, told, margin = work.fit(_some_of_slide(slide, how.mpp))
             target = out / f"{entry.slide_id}.ome.tif"
-            write_slide(target, image, _pieces(change, image, margin), _CORE, how.quality)
+            pieces = _pieces(partial(change, name=entry.slide_id), image, margin)
+            write_slide(target, image, pieces, _CORE, how.quality)
     except wsi.SlideError as error:
         done.failed.append({"slide": entry.slide_id, "cause": error.what, "mend": error.mend})
         return
@@ -198,6 +232,24 @@ def _whole(change: Callable[[Pixels], Pixels], image: Pixels, margin: int) -> Pi
         return transfer_image(change, image, margin)
     made: Pixels = change(image[None])[0]
     return made
+
+
+def _some_of_each(groups: Sequence[Sequence[Path]], slides: Sequence[SlideEntry], how: How) -> Iterator[Pixels]:
+    """Yield pixels of each image and slide that can be read; what cannot is told when it is its turn."""
+    for path in (path for paths in groups for path in paths):
+        with contextlib.suppress(UsageError):
+            yield stain.sample_pixels(read_image(path))
+    for entry in slides:
+        with (
+            contextlib.suppress(wsi.SlideError),
+            wsi.open_slide(entry.path, slide_mpp=how.slide_mpp, manifest_mpp=entry.mpp) as slide,
+        ):
+            yield _some_of_slide(slide, how.mpp)
+
+
+def _some_of_slide(slide: wsi.Slide, mpp: float) -> Pixels:
+    grid = wsi.tile_grid(slide, wsi.find_tissue(slide), wsi.TileSpec(size=224, mpp=mpp))
+    return pooled_pixels(slide, grid)
 
 
 def _pooled(images: Sequence[Pixels]) -> Pixels:

@@ -41,14 +41,16 @@ class Staining:
     Args:
         params_of: place of a slide in the stream → its stain.
         encoders: all that get the pixels. Where there is one, its own table may be applied in the same pass; where all
-            compute on a device that takes it, tiles are normalized there, in front of the network.
+            compute on a device that takes it, tiles are normalized there, in front of the network. With none, tiles
+            stay bytes on the host.
     """
 
     def __init__(self, params_of: Callable[[int], stain.StainParams], encoders: Sequence[Encoder]) -> None:
         self._params_of, self._slab = params_of, Slab()
         self._levels = getattr(encoders[0], "levels", None) if len(encoders) == 1 else None
-        self._side = getattr(encoders[0], "input_size", 0)
-        self._there = OnDevice(params_of) if all(getattr(one, "takes_change", False) for one in encoders) else None
+        self._side = getattr(encoders[0], "input_size", 0) if encoders else 0
+        there = bool(encoders) and all(getattr(one, "takes_change", False) for one in encoders)
+        self._there = OnDevice(params_of) if there else None
 
     def __call__(self, batch: wsi.TileBatch, good: NDArray[np.int64]) -> tuple[Pixels, Change | None]:
         """Return the tiles `good` of a batch: (B, S, S, 3) uint8, or (B, 3, S, S) float32 as the encoder takes them.

@@ -70,6 +70,9 @@ def apply(
     mpp: Annotated[float, typer.Option(help="µm per pixel that slides are written at.")] = 0.5,
     slide_mpp: SlideMpp = None,
     quality: Annotated[int, typer.Option(min=1, max=100, help="JPEG quality of slides.")] = 92,
+    augment: Annotated[
+        str, typer.Option(help="Change colors by chance, too: hed:STRENGTH:SEED, or rand:STRENGTH:SEED (RandStainNA).")
+    ] = "none",
     device: Device = None,
     limit: Limit = None,
     allow_outside: Outside = False,
@@ -77,14 +80,17 @@ def apply(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> int:
-    """Write images as PNG and slides as OME-TIFF, normalized or transferred, without seams.
+    """Write images as PNG and slides as OME-TIFF, normalized, transferred or in other colors, without seams.
 
     Example: slidemil stain apply tiles/ -o normalized --method macenko --pool
+    Example: slidemil stain apply tiles/ -o seen_elsewhere --augment hed:0.2:7
     """
+    from pipelines.augmenting import option_augment
     from pipelines.manifest import Sources
     from pipelines.stain_applying import How, apply_stain
 
-    how = How(method, stain_reference, model, backwards, device or "auto", pool, mpp, slide_mpp, quality)
+    recolored = option_augment(augment)
+    how = How(method, stain_reference, model, backwards, device or "auto", pool, mpp, slide_mpp, quality, recolored)
     result = apply_stain(Sources(tuple(sources), allow_outside), out, how, limit=limit, quiet=quiet)
     show(result, json_)
     return result.exit_code

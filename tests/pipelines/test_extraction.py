@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from dataclasses import replace
 
 import h5py
@@ -203,6 +204,58 @@ def test_stains_replaced_in_front_of_the_network_give_the_same_features(shelf, t
         # Of tables the bytes are the same; powers differ between libraries in the last place.
         near = 0.0 if method == "macenko" else 5e-3
         np.testing.assert_allclose(files[1][name], features, rtol=0, atol=near)
+
+
+@pytest.mark.parametrize(("method", "augment"), [("macenko", "hed:0.3:7"), ("none", "hed:0.3:7:tile")])
+def test_colors_changed_by_chance_are_those_of_slide_tile_and_seed(shelf, encoder, tmp_path, method, augment):
+    """Whatever the batch; a tile that is read again is what the encoder saw; the oracle solves for the amounts."""
+    import stain
+    from pipelines.manifest import find_slides
+    from pipelines.reread import SlideTiles
+
+    for number, name in enumerate("ab"):
+        shelf.put(name, stained(number, 0.3 + 0.3 * number))
+    extract(shelf, tmp_path, stain=method)
+    plain = {name: features_of(tmp_path, name) for name in "ab"}
+    extract(shelf, tmp_path, stain=method, augment=augment)
+    changed = {name: features_of(tmp_path, name) for name in "ab"}
+    extract(shelf, tmp_path, force=True, stain=method, augment=augment, batch_size=3)
+    entries = {entry.slide_id: entry for entry in find_slides([shelf.folder]).entries}
+    factors = []
+    for name, file in changed.items():
+        assert file.passport["augment"] == augment
+        np.testing.assert_array_equal(features_of(tmp_path, name).features, file.features)
+        tiles = SlideTiles(entries[name], file).all()
+        np.testing.assert_allclose(tiles.reshape(16, -1, 3).mean(axis=1), file.features, rtol=1e-5)
+        before = SlideTiles(entries[name], plain[name]).all()
+        stains = stain.StainParams.from_json(json.loads(file.attributes["augment_stains"]))
+        vectors = np.array(stains.source.vectors)
+        for one, other in zip(before, tiles, strict=True):
+            first, second = (
+                -np.log(np.maximum(t, 1) / stains.white).reshape(-1, 3) @ np.linalg.pinv(vectors) for t in (one, other)
+            )
+            strong = (first > 0.3).all(axis=1) & (other.min(axis=-1) > 20).ravel()
+            factors.append(np.median(second[strong] / first[strong], axis=0))
+    factors = np.reshape(factors, (2, 16, 2))
+    assert 0.69 < factors.min() < factors.max() < 1.31
+    within = factors.std(axis=1).max() if "tile" not in augment else factors.std(axis=1).min()
+    assert (within > 0.05) == ("tile" in augment), factors
+    assert np.abs(factors[0].mean(axis=0) - factors[1].mean(axis=0)).max() > 0.01, "each slide has its own"
+
+
+def test_features_of_changed_colors_are_not_mixed_with_plain_ones(shelf, encoder, tmp_path):
+    from pipelines.errors import CheckFailedError
+    from pipelines.feature_sets import load_features
+
+    shelf.put("a", stained(0, 0.4))
+    extract(shelf, tmp_path)
+    shelf.put("b", stained(1, 0.4))
+    settings = load_settings(options={"tile": SIDE, "dtype": "float32", "augment": "hed:0.1:3"})
+    stages.extract([shelf.folder / "b.svs"], tmp_path / "job", settings, quiet=True)
+    with pytest.raises(CheckFailedError, match=r"augment: None against 'hed:0.1:3'"):
+        load_features(JobFolder(tmp_path / "job"), f"{TILING}/features_toy", ["a", "b"])
+    (only,) = load_features(JobFolder(tmp_path / "job"), f"{TILING}/features_toy", ["b"]).notes
+    assert "changed by chance (hed:0.1:3)" in only
 
 
 def test_a_tile_that_cannot_be_read_is_missing_and_never_invented(shelf, encoder, tmp_path):
