@@ -97,7 +97,7 @@ def apply_stain(sources: Sources, out: Path, how: How, *, limit: int | None = No
         stain.StainError: no such method, or the reference cannot serve.
     """
     check_json(out / RECORD, "-o", "record of `stain apply`", ("applied", "files"))
-    found = find_images(sources)
+    found = find_images(sources, slide_mpp=how.slide_mpp)
     if out.resolve() in {path.resolve() for path in sources.given}:
         raise UsageError(f"-o {out}: the sources lie there, and would be overwritten. Name another folder.")
     done = _Applied()
@@ -293,7 +293,7 @@ def _said(out: Path, done: _Applied, how: How) -> Said:
     left = [record for record in done.records if record["status"] != "ok"]
     lines = [f"{out}: {len(done.outputs)} written, their parameters in {out / RECORD}"]
     lines += [f"  as it was  {record['file']}: {record['status']}" for record in left]
-    lines += [f"  failed     {one['slide']}: {one['cause']}. {one['mend']}".rstrip() for one in done.failed]
+    lines += [f"  failed     {one['slide']}: {one['cause'].rstrip('.')}. {one['mend']}".rstrip() for one in done.failed]
     alone = [record for record in done.records if record["output"].endswith(".png")]
     if how.method is not None and not how.pool and len(alone) > 1:
         lines.append("each image was fitted alone; where the images of a folder are tiles of one slide, give --pool")

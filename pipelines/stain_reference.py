@@ -5,20 +5,20 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import stain
 import wsi
 
-from .errors import ExitCode, NothingMatchedError, UsageError
+from .errors import ExitCode, UsageError
 from .files import write_text
-from .manifest import Sources, find_slides
+from .manifest import Sources
 from .outcome import Said
 from .progress import progress
 from .slide_work import pooled_pixels
-from .stain_target import IMAGES, read_image
+from .stain_target import read_image
 from .targets import check_json
+from .tissue_images import find_images
 
 
 def fit_cohort(
@@ -71,22 +71,15 @@ def _each(
     quiet: bool,
 ) -> Iterator[tuple[str, stain.StainParams | str]]:
     """Yield the name of each slide or image with its fit, or why it cannot be read."""
-    given = Sources.of(sources)
-    images = [path for source in given.given for path in _images(source)]
-    entries = []
-    try:
-        slides = tuple(source for source in given.given if source.suffix.lower() not in IMAGES)
-        entries = list(find_slides(replace(given, given=slides)).entries)
-    except NothingMatchedError:
-        if not images:
-            raise
+    given = find_images(sources, slide_mpp=slide_mpp)
+    images, entries = given.images, given.slides
     with progress("stain fit", "slides", quiet=quiet) as bar:
         bar.total(len(images[:limit]) + len(entries[:limit]))
         for path in images[:limit]:
             try:
                 found: stain.StainParams | str = stain.fit(method, read_image(path))
             except UsageError as error:
-                found = str(error)
+                found = str(error).removeprefix(f"{path.name}: ")
             yield path.name, found
             bar.advance(1)
         for entry in entries[:limit]:
@@ -98,9 +91,3 @@ def _each(
                 found = f"{error.what}. {error.mend}"
             yield entry.slide_id, found
             bar.advance(1)
-
-
-def _images(source: Path) -> list[Path]:
-    """Return the plain images of a folder, or the one that is named."""
-    paths = sorted(source.rglob("*")) if source.is_dir() else [source]
-    return [path for path in paths if path.suffix.lower() in IMAGES and not path.name.startswith(".")]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -73,7 +76,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     from PIL import Image
 
     try:
-        with Image.open(path) as opened:
+        with _large_ones(), Image.open(path) as opened:
             image: Image.Image = opened
             if image.mode.startswith(("I", "F")):  # converted, all above 255 would be white
                 raise UsageError(
@@ -83,8 +86,23 @@ def read_image(path: Path) -> NDArray[np.uint8]:
                 tile = image.convert("RGBA")
                 image = Image.alpha_composite(Image.new("RGBA", tile.size, (255, 255, 255, 255)), tile)
             return np.asarray(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError:
+        raise UsageError(
+            f"{path.name}: an image of more than {2e-6 * (Image.MAX_IMAGE_PIXELS or 0):.0f} megapixels is not read "
+            "whole. Cut it into tiles, or make a slide of it: a tiled TIFF that states its µm/px."
+        ) from None
+    except (OSError, ValueError, SyntaxError) as error:
         raise UsageError(f"{path.name}: cannot be read as an image ({error}). Give a PNG or JPEG.") from error
+
+
+@contextmanager
+def _large_ones() -> Iterator[None]:
+    """Keep Pillow's warning of large images from the user: its limit, twice as high, is told as an error."""
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        yield
 
 
 @lru_cache(maxsize=8)

@@ -66,7 +66,7 @@ def train_transfer(
     check_json(out / "config.json", "-o", "stain transfer", ("kind", "paired", "steps"))
     check_device(device)
     where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    found = [find_images([source], among=str(source)) for source in (first, second)]
+    found = [find_images([one], among=str(one), slide_mpp=sampling.slide_mpp) for one in (first, second)]
     with progress("read", "files", quiet=quiet) as bar:
         bar.total(sum(len((*one.images, *one.slides)[:limit]) for one in found))
         if settings.paired:

@@ -19,7 +19,7 @@ from stain.validate import KINDS, Back, Transfer, Validation, normalizer, valida
 
 from .errors import ExitCode, UsageError
 from .files import write_bytes, write_json
-from .manifest import Sources
+from .manifest import Sources, one_line
 from .outcome import Said
 from .progress import progress
 from .stain_target import reference_named
@@ -30,6 +30,8 @@ from .verdict_page import Shown, render
 
 JSON = "validation.json"
 PAGE = "validation.html"
+
+_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -83,11 +85,15 @@ def validate_stain(
     if (asked.method is None) == (asked.model is None):
         raise UsageError("give either --method (macenko, vahadane, reinhard) or --model FOLDER.")
     check_json(out / JSON, "-o", "stain validation", ("go", "measures"))
-    found, wanted = find_images(tiles), find_images([target], among="--target")
+    found = find_images(tiles, slide_mpp=sampling.slide_mpp)
+    wanted = find_images([target], among="--target", slide_mpp=sampling.slide_mpp)
+    left: tuple[dict[str, str], dict[str, str]] = ({}, {})
     with progress("read", "files", quiet=quiet) as bar:
         bar.total(sum(len((*one.images, *one.slides)[:limit]) for one in (found, wanted)))
-        images = read_tissue_images(found, sampling, limit=limit, bar=bar)
-        others = read_tissue_images(wanted, sampling, limit=limit, bar=bar)
+        images = read_tissue_images(found, sampling, limit=limit, bar=bar, left_out=left[0])
+        others = read_tissue_images(wanted, sampling, limit=limit, bar=bar, left_out=left[1])
+    for what, some, without in (("the tiles", found, left[0]), ("--target", wanted, left[1])):
+        _check_enough(what, len((*some.images, *some.slides)[:limit]), without)
     before, names = crops_of(images, asked.tile, asked.each)
     aim, target_names = crops_of(others, asked.tile, asked.each)
     subject = _subject(asked, _slides(aim, target_names), (*images, *others))
@@ -114,12 +120,27 @@ def validate_stain(
         "target": {"images": len(set(target_names)), "tiles": len(aim)},
         "tile": {"size": asked.tile, "mpp": sampling.mpp},
         "seen_in_training": subject.seen,
+        "left_out": [{"file": name, "cause": cause} for one in left for name, cause in one.items()],
         "predictor": None if asked.predictor is None else asked.predictor.name,
         "worst": {one.name: [shown[one.of].name(row) for row in one.worst(4)] for one in made.measures},
     }
     write_json(out / JSON, data)
     write_bytes(out / PAGE, render(data, made.measures, shown))
     return _said(out, data, made, subject.seen)
+
+
+def _check_enough(what: str, files: int, left_out: Mapping[str, str]) -> None:
+    """Refuse to judge by the rest where more than half of the files could not be read.
+
+    Raises:
+        UsageError: too few could.
+    """
+    if 2 * len(left_out) > files:
+        name, cause = next(iter(left_out.items()))
+        raise UsageError(
+            f"{what}: {len(left_out)} of {files} files cannot be read, e.g. {name}: {cause} "
+            "What is left says too little: mend them, or take them out."
+        )
 
 
 def thresholds_of(assignments: Sequence[str]) -> dict[str, float]:
@@ -265,6 +286,9 @@ def _said(out: Path, data: Mapping[str, Any], made: Validation, seen: Sequence[s
     if made.unchanged:
         some = f"{len(made.unchanged)} of {data['images']}"
         lines.append(f"  unchanged     {some} images came out as they were, e.g. {made.unchanged[0]}")
+    lines += [one_line(f"  left out      {one['file']}: {one['cause']}") for one in data["left_out"][:_NAMED]]
+    if len(data["left_out"]) > _NAMED:
+        lines.append(f"  left out      {len(data['left_out']) - _NAMED} more, see {out / JSON}")
     if seen:
         lines.append(f"  no evidence   {len(seen)} of the images were trained on, e.g. {seen[0]}: hold images out")
     lines.append(f"intervals over {made.resampled}; the worst tiles: {out / PAGE}")

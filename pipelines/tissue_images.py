@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
@@ -22,6 +23,9 @@ Pixels = NDArray[np.uint8]
 
 _GLASS = 200
 _LEAST_TISSUE = 0.2
+
+_TILE_SIDE = 4096
+"""Pixels up to which a TIFF without µm/px is a tile."""
 
 
 @dataclass(frozen=True)
@@ -73,35 +77,51 @@ class Sampling:
     each: int = 32
 
 
-def find_images(sources: Sequence[Path] | Sources, *, among: str = "the sources") -> Found:
+def find_images(
+    sources: Sequence[Path] | Sources, *, among: str = "the sources", slide_mpp: float | None = None
+) -> Found:
     """Find images and slides in folders, among files, or in a manifest.
+
+    A small TIFF that states no µm/px is a tile that somebody cut, hence an image.
 
     Args:
         sources: the SLIDES argument.
         among: what it is called in the message where nothing is found.
+        slide_mpp: µm/px of slides that state none, where that is known: then each TIFF is a slide.
 
     Raises:
         NothingMatchedError: there is neither.
     """
     given = Sources.of(sources)
     named = [(path, _name(path, source)) for source in given.given for path in _images(source)]
-    images = tuple(path for path, _ in named)
-    often = Counter(name for _, name in named)
-    names = tuple(name if often[name] == 1 else path.as_posix() for path, name in named)
     rest = tuple(source for source in given.given if source.suffix.lower() not in IMAGES)
     slides: tuple[SlideEntry, ...] = ()
     try:
         slides = find_slides(replace(given, given=rest)).entries if rest else ()
     except NothingMatchedError:
-        if not images:
+        if not named:
             raise
+    tiles = {entry.path for entry in slides if slide_mpp is None and _is_tile(entry)}
+    roots = [source for source in given.given if source.is_dir()]
+    named += [
+        (path, _name(path, next((one for one in roots if path.is_relative_to(one)), path))) for path in sorted(tiles)
+    ]
+    slides = tuple(entry for entry in slides if entry.path not in tiles)
+    images = tuple(path for path, _ in named)
+    often = Counter(name for _, name in named)
+    names = tuple(name if often[name] == 1 else path.as_posix() for path, name in named)
     if not images and not slides:
         raise NothingMatchedError(f"{among}: neither images ({', '.join(IMAGES)}) nor slides.")
     return Found(images, tuple(slides), names)
 
 
 def read_tissue_images(
-    found: Found, sampling: Sampling, *, limit: int | None = None, bar: Progress | None = None
+    found: Found,
+    sampling: Sampling,
+    *,
+    limit: int | None = None,
+    bar: Progress | None = None,
+    left_out: dict[str, str] | None = None,
 ) -> list[TissueImage]:
     """Read whole images, and tiles of slides.
 
@@ -110,6 +130,7 @@ def read_tissue_images(
         sampling: of slides.
         limit: only the first so many files.
         bar: told of each file.
+        left_out: takes name and cause of what cannot be read; where it is not given, the first such file raises.
 
     Raises:
         UsageError: an image cannot be read.
@@ -118,13 +139,29 @@ def read_tissue_images(
     bar = bar or Quiet()
     read: list[TissueImage] = []
     for path, name in list(zip(found.images, found.names, strict=True))[:limit]:
-        read.append(TissueImage(name, read_image(path), None, path.stat().st_size))
+        with _told(name, left_out):
+            read.append(TissueImage(name, read_image(path), None, path.stat().st_size))
         bar.advance(1)
     for entry in found.slides[:limit]:
-        with wsi.open_slide(entry.path, slide_mpp=sampling.slide_mpp, manifest_mpp=entry.mpp) as slide:
+        with (
+            _told(entry.slide_id, left_out),
+            wsi.open_slide(entry.path, slide_mpp=sampling.slide_mpp, manifest_mpp=entry.mpp) as slide,
+        ):
             read += _tiles(entry, slide, sampling)
         bar.advance(1)
     return read
+
+
+@contextmanager
+def _told(name: str, left_out: dict[str, str] | None) -> Iterator[None]:
+    """Keep why something cannot be read instead of raising it, where that is wanted."""
+    try:
+        yield
+    except (UsageError, wsi.SlideError) as error:
+        if left_out is None:
+            raise
+        cause = f"{error.what}. {error.mend}" if isinstance(error, wsi.SlideError) else str(error)
+        left_out[name] = cause.removeprefix(f"{PurePath(name).name}: ")
 
 
 def read_pairs(
@@ -252,6 +289,22 @@ def _called(found: Found) -> list[tuple[str, Path | SlideEntry]]:
 def _name(path: Path, source: Path) -> str:
     """Return what an image is called: its path under the folder that was given."""
     return path.name if path == source else path.relative_to(source).as_posix()
+
+
+def _is_tile(entry: SlideEntry) -> bool:
+    """Tell whether a TIFF is a tile that was cut from a slide: one small picture without µm/px."""
+    from PIL import Image
+
+    if entry.mpp is not None or entry.path.suffix.lower() not in (".tif", ".tiff"):
+        return False
+    try:
+        with Image.open(entry.path) as image:
+            if getattr(image, "n_frames", 1) > 1 or max(image.size) > _TILE_SIDE:
+                return False
+        with wsi.open_slide(entry.path) as slide:
+            return slide.mpp is None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, wsi.SlideError):
+        return False
 
 
 def _images(source: Path) -> Iterator[Path]:

@@ -47,10 +47,11 @@ def check_pixels(pixels: Array) -> Any:
         raise PixelFormatError(f"pixels are {type(pixels).__name__}, not a numpy or torch array.")
     xp = compat.array_namespace(pixels)
     if pixels.dtype != xp.uint8 or pixels.ndim < 1 or pixels.shape[-1] != 3:
-        raise PixelFormatError(
-            f"pixels have type {pixels.dtype} and shape {tuple(pixels.shape)}, not uint8 and (..., 3). "
-            "Give RGB with the channel last, 0 to 255."
-        )
+        kind, shape = str(pixels.dtype).removeprefix("torch."), tuple(pixels.shape)
+        mend = "Give RGB with the channel last, 0 to 255."
+        if len(shape) >= 3 and shape[-3] == 3 != shape[-1]:
+            mend = "The channel comes first here: move it to the end, e.g. by permute(0, 2, 3, 1) of a batch."
+        raise PixelFormatError(f"pixels have type {kind} and shape {shape}, not uint8 and (..., 3). {mend}")
     return xp
 
 

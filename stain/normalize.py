@@ -230,7 +230,10 @@ def check_white(white: Sequence[float]) -> tuple[float, float, float]:
     Raises:
         PixelFormatError: it is not three levels in (0, 255].
     """
-    levels = [float(level) for level in white]
+    try:
+        levels = [float(level) for level in white]
+    except (TypeError, ValueError):
+        raise PixelFormatError(f"the white point {white!r} is not three numbers (R, G, B).") from None
     if len(levels) != 3 or not all(0.0 < level <= 255.0 for level in levels):
         raise PixelFormatError(f"the white point {list(white)} is not three grey levels above 0, up to 255.")
     return levels[0], levels[1], levels[2]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import itertools
+import math
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -80,8 +81,8 @@ class TrainSettings:
         if self.crop < 64 or self.crop % STRIDE:
             raise ParametersError(f"crop = {self.crop}: a multiple of {STRIDE} is needed, 64 at least.")
         for name in ("rate", "judging", "cycle", "identity", "l1", "pool"):
-            if not getattr(self, name) >= 0:
-                raise ParametersError(f"{name} = {getattr(self, name)}: it may not be negative.")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ParametersError(f"{name} = {getattr(self, name)}: a number from 0 upwards is needed.")
 
 
 class Crops:

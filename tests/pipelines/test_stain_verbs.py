@@ -19,6 +19,7 @@ import wsi
 from pipelines.errors import UsageError
 from pipelines.slide_regions import STEP, at_resolution
 from pipelines.stain_target import read_image
+from pipelines.tissue_images import find_images
 from stain.transfer import load
 from stain.transfer.model import FILES
 
@@ -286,6 +287,48 @@ def test_a_predictor_is_asked_before_and_after(labs, tmp_path):
     assert "normalized by macenko" in said
 
 
+def test_what_cannot_be_read_is_named_and_left_out_unless_it_is_most(labs, tmp_path):
+    """The verdict rests on the others: beside a file cut short, and slides without tissue."""
+    (labs[0] / "cut.png").write_bytes((labs[0] / "torchstain_source.png").read_bytes()[:3000])
+    asked = ("-t", labs[1], "-o", tmp_path / "v", "--method", "macenko", "--tile", 128, "--per-slide", 4)
+    code, said = slidemil_json("stain", "validate", labs[0], *asked)
+    assert (code, said["images"]) == (0, 2)
+    (left,) = said["left_out"]
+    assert left["file"] == "cut.png"
+    assert "truncated" in left["cause"]
+    assert "cut.png (cannot be read" in (tmp_path / "v" / "validation.html").read_text()
+    for number in range(2):
+        write_aperio(labs[0] / f"{number}.svs", np.full((600, 600, 3), 243, np.uint8))
+    code, said = slidemil("stain", "validate", labs[0], *asked)
+    assert code == 2
+    assert "3 of 5 files cannot be read" in " ".join(said.split())
+
+
+def test_small_tiff_without_mpp_are_tiles(tmp_path):
+    """They were taken for slides, and refused for their µm/px; with --slide-mpp they are slides."""
+    (tmp_path / "t" / "a").mkdir(parents=True)
+    for name in ("kather1.tif", "kather2.tif"):
+        shutil.copy(shared_path(f"data/tiles/stain/{name}"), tmp_path / "t" / "a" / name)
+    write_aperio(tmp_path / "t" / "slide.tif", picture("tia_target_1000", 512), mpp=0.5)
+    code, said = slidemil_json("stain", "fit", tmp_path / "t", "-o", tmp_path / "r.json")
+    assert (code, said["status"], said["reference"]["slides"]) == (0, "done", 3)
+    found = find_images([tmp_path / "t"])
+    assert (found.names, [entry.slide_id for entry in found.slides]) == (("a/kather1.tif", "a/kather2.tif"), ["slide"])
+    known = find_images([tmp_path / "t"], slide_mpp=0.5)
+    assert (known.names, [entry.slide_id for entry in known.slides]) == ((), ["kather1", "kather2", "slide"])
+    named = find_images([tmp_path / "t" / "a" / "kather1.tif"])
+    assert (named.names, named.slides) == (("kather1.tif",), ())
+
+
+def test_an_image_too_large_says_what_helps(tmp_path, monkeypatch):
+    Image.fromarray(np.full((64, 64, 3), 200, np.uint8)).save(tmp_path / "one.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 3000)
+    assert read_image(tmp_path / "one.png").shape == (64, 64, 3), "what Pillow warns of is read, without a word"
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(UsageError, match="Cut it into tiles"):
+        read_image(tmp_path / "one.png")
+
+
 def test_lines_can_be_given_anew(labs, tmp_path):
     code, said = slidemil_json(
         "stain", "validate", labs[0], "-t", labs[1], "-o", tmp_path / "v", "--method", "macenko", "--tile", 128,
@@ -307,6 +350,7 @@ def test_lines_can_be_given_anew(labs, tmp_path):
         (("train", "A", "E", "-o", "X"), 4, ""),
         (("train", "A", "B", "-o", "X", "--crop", "70"), 2, "multiple of 4"),
         (("train", "A", "B", "-o", "X", "--crop", "600"), 2, "smaller crops"),
+        (("train", "A", "B", "-o", "X", "--rate", "nan"), 2, "rate = nan: a number from 0"),
         (("validate", "A", "-t", "B", "-o", "X"), 2, "either --method"),
         (("validate", "A", "-t", "B", "-o", "X", "--method", "macenko", "--threshold", "dice"), 2, "NAME=NUMBER"),
         (("validate", "A", "-t", "B", "-o", "X", "--method", "macenko", "--threshold", "dize=1"), 2, "Did you mean"),

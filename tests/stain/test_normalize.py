@@ -249,8 +249,11 @@ def test_errors_name_the_mend(method):
     for pixels in (WHITE.astype(float), WHITE[..., :2], [[1, 2, 3]], np.uint8(3)):
         with pytest.raises(stain.PixelFormatError):
             stain.fit(method, pixels)
-    with pytest.raises(stain.PixelFormatError, match="white point"):
-        stain.fit(method, WHITE, white=(0, 255, 255))
+    for white in ((0, 255, 255), (255, 255, np.nan), (1, 2), "abc", 5, ["a", "b", "c"], np.ones((1, 3))):
+        with pytest.raises(stain.PixelFormatError, match="white point"):
+            stain.fit(method, WHITE, white=white)
+    with pytest.raises(stain.PixelFormatError, match=r"type uint8 and shape \(2, 3, 8, 8\).*permute\(0, 2, 3, 1\)"):
+        stain.fit(method, torch.zeros((2, 3, 8, 8), dtype=torch.uint8))
     assert issubclass(stain.PixelFormatError, stain.StainError)
 
 

@@ -81,6 +81,21 @@ def test_the_stains_of_a_target_are_the_middle_of_its_slides():
     assert measures.stains_of([np.full((2, 64, 64, 3), 240, np.uint8)]) is None
 
 
+def test_an_odd_slide_of_many_tiles_is_not_what_a_transfer_is_held_to():
+    """Each slide of the target counts once: pooled, the tiles of one other lab would refuse an honest Macenko."""
+    odd = np.concatenate([tiles_of("torchstain_source")] * 2)
+    aim = np.concatenate([target(), odd])
+    names = ["a"] * 4 + ["b"] * 4 + ["c"] * 4 + ["odd"] * len(odd)
+    tiles = tiles_of("tia_nuclei_1131")[:6]
+
+    def of(groups):
+        found = validate(tiles, _harms.honest(target()), target=aim, target_groups=groups, identity=False)
+        return next(one for one in found.measures if one.name == "stain")
+
+    assert of(names).verdict == "pass"
+    assert of(["one"] * len(names)).verdict == "fail"
+
+
 def test_a_transfer_that_loses_content_is_refused_by_the_cycle():
     """Forth is honest; back comes the mean color of the tile, as of a model that cannot find the way."""
     transfer, _ = normalizer("macenko", target())
