@@ -6,6 +6,8 @@ to memory that is kept; the others fit each tile, for they know no other way.
 
 "fused" is stain and ImageNet normalization in one pass, uint8 to planar float32, over torch's ToTensor + Normalize
 without any stain, whose tensors are kept until the batch of 64 is whole (`_in_cache`: thrown away at once).
+"nine_lookups" is ours without the test for clamped amounts (wrong there): what these tables could give at best. "copy"
+copies the bytes.
 `max_error` is against the formula in float64, on crops and on random colors.
 """
 
@@ -36,7 +38,7 @@ SOURCES = ("histoqc_template1", "histoqc_template2", "histoqc_template3", "torch
 GROUP = "stain"
 PEERS = ("tiatoolbox_reinhard", "tiatoolbox_macenko", "torchstain_numpy", "torchstain_torch")
 MACENKOS = PEERS[1:]
-OWN = ("ours", "ours_fused", "totensor", "totensor_in_cache")
+OWN = ("ours", "ours_fused", "nine_lookups", "copy", "totensor", "totensor_in_cache")
 COUNTS = {"tiatoolbox_reinhard": 16, **dict.fromkeys(MACENKOS, 6)}
 """Tiles that a slow peer normalizes in a round."""
 REASON = (
@@ -148,6 +150,9 @@ def figures_of(seconds: Seconds) -> tuple[dict[str, float], str | None]:
         "fused_over_totensor": ("totensor", "ours_fused"),
         "fused_over_totensor_in_cache": ("totensor_in_cache", "ours_fused"),
         "fused_over_ours": ("ours", "ours_fused"),
+        "lookups_over_ours": ("ours", "nine_lookups"),
+        "lookups_over_macenko": (best, "nine_lookups"),
+        "copy_over_ours": ("ours", "copy"),
     }
     there = {key: pair for key, pair in pairs.items() if pair[0] in seconds.of and pair[1] in seconds.of}
     return {key: figure(key, seconds.ratios(*pair), other=pair[0]) for key, pair in there.items()}, best
