@@ -50,7 +50,7 @@ class StainMatrix:
     Attributes:
         vectors: two unit vectors of optical density (R, G, B); the first is the haematoxylin-like one.
         max_concentrations: the 99th percentile of the amount of each stain in tissue.
-        brown: a brown dye is among the stains; such a slide is not normalized to one without, nor reversed.
+        brown: a brown dye or pigment is among the stains; such a slide is not normalized to one without, nor reversed.
     """
 
     vectors: tuple[tuple[float, float, float], tuple[float, float, float]]
@@ -118,7 +118,16 @@ def measured(
     amounts = np.percentile(np.maximum(density @ np.linalg.pinv(vectors), 0.0), 99.0, axis=0)
     if not (amounts > 0.05).all():
         return None, "single stain"
-    return frozen(vectors, amounts, has_brown(density)), "ok"
+    return frozen(vectors, amounts, has_brown(density) or is_pigment(vectors[1])), "ok"
+
+
+def is_pigment(vector: NDArray[np.float64]) -> bool:
+    """Return whether what stands in eosin's place is none: a brown or gray pigment, ink, or a red-brown dye as AEC.
+
+    Eosin hardly absorbs red, and blue less than green. Of 123 H&E images, two show such a stain: both hold tattoo ink.
+    """
+    red, green, blue = vector
+    return bool(blue > 0.95 * green and red > 0.3 * green)
 
 
 def extreme_directions(

@@ -9,7 +9,7 @@ pixels unchanged.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -63,7 +63,7 @@ class StainParams:
         method: "macenko", "vahadane" or "reinhard".
         status: "ok", or why the slide is left as it is: "too little tissue", "ink" (most of what is not glass
             has the hue of a pen), "single stain", "other stains" (the reference has other dyes, as H&E
-            for a brown immunostain: nothing sensible can come of it), "degenerate" (all pixels alike).
+            for a brown immunostain or much pigment: nothing sensible can come of it), "degenerate" (all pixels alike).
         reference: name of the built-in reference, or "custom".
         white: the slide's white point (R, G, B) in grey levels.
         white_source: "measured" on the slide's glass, "assumed" where none was seen, "given" by the caller.
@@ -258,6 +258,7 @@ def _measure(
         source = None
         if stains is not None:
             source, status = reinhard.estimate(sample[tissue], density[tissue])
+            source = None if source is None else replace(source, brown=stains.brown)
     else:
         source, status = (macenko if method == "macenko" else vahadane).estimate(density[tissue])
     return source, status, count

@@ -11,6 +11,7 @@ solved exactly, so the objective never rises. How the stains are applied is the 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -43,7 +44,8 @@ def estimate(density: NDArray[np.float64], *, sparsity: float = SPARSITY) -> tup
     if start is None:
         return None, status
     some = density[:: -(-len(density) // PIXELS)]
-    return macenko.measured(density, factorize(some, np.asarray(start.vectors), sparsity))
+    found, status = macenko.measured(density, factorize(some, np.asarray(start.vectors), sparsity))
+    return (None, status) if found is None else (replace(found, brown=start.brown), status)
 
 
 def factorize(

@@ -6,6 +6,8 @@ import itertools
 
 import numpy as np
 import pytest
+from _shared import shared_path
+from PIL import Image
 
 import stain
 from stain import macenko
@@ -111,3 +113,34 @@ def test_brown_immunostain_is_not_turned_into_eosin():
         assert params.status == "other stains"
         np.testing.assert_array_equal(params.apply(pixels), pixels)
         assert stain.fit(method, pixels, reference=tissue(PAIRS["h-dab"], seed=5)).status == "ok"
+
+
+PIGMENTS = {
+    "melanin": [0.45, 0.60, 0.66], "tattoo ink": [0.55, 0.62, 0.60], "AEC": [0.274, 0.679, 0.680],
+    "haemosiderin": [0.30, 0.60, 0.74],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("pigment", PIGMENTS)
+def test_a_pigment_in_the_place_of_eosin_is_not_taken_for_it(pigment):
+    pixels = tissue([PAIRS["ruifrok"][0], PIGMENTS[pigment]])
+    for method in stain.METHODS:
+        assert stain.fit(method, pixels).status == "other stains", method
+    assert stain.fit("macenko", pixels, reference=pixels).status == "ok", "by itself it has two stains"
+
+
+@pytest.mark.parametrize(
+    ("image", "status"),
+    [
+        ("crc_nuclei/img011.png", "other stains"),  # tattoo ink over half of it
+        ("crc_nuclei/img012.png", "other stains"),
+        ("crc_nuclei/img025.png", "ok"),  # much blood
+        ("crc_nuclei/img033.png", "ok"),
+        ("ucsb_breast/ytma12_010804_malignant3.jpg", "ok"),
+        ("nuclei/image11.png", "ok"),
+    ],
+)
+def test_real_pigment_is_told_from_real_eosin(image, status):
+    pixels = np.asarray(Image.open(shared_path(f"data/tiles/{image}")).convert("RGB"))
+    for method in ("macenko", "reinhard"):
+        assert stain.fit(method, pixels).status == status
