@@ -12,12 +12,12 @@ from numpy.typing import ArrayLike
 from mil.fusion import attach
 from mil.heads import Head, create_head
 
+from .scale import ranks
+
 
 def agreement(one: ArrayLike, other: ArrayLike) -> float:
     """Spearman's correlation of two maps of the same tiles; 0 where one of them is flat."""
-    from scipy.stats import rankdata
-
-    a, b = (rankdata(np.asarray(values, np.float64)) for values in (one, other))
+    a, b = (ranks(values) for values in (one, other))
     a, b = a - a.mean(), b - b.mean()
     size = float(np.sqrt((a @ a) * (b @ b)))
     return float(a @ b) / size if size else 0.0

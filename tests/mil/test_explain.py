@@ -14,7 +14,7 @@ from mil import HEADS, Bag, MilError, create_head, explain
 from mil.explain import METHODS, explanation, methods_of
 from mil.explain.gradients import class_logit, feature_gradient
 from mil.explain.rollout import rollout
-from mil.explain.scale import log_ratio, rank
+from mil.explain.scale import log_ratio, rank, ranks
 
 D, C, N = 9, 3, 40
 QUICK = {"most_steps": 64, "samples": 3}
@@ -240,3 +240,14 @@ def test_a_hundred_calls_leave_memory_flat(method):
     for _ in range(100):
         explain(method, head, bag, 1, **options)
     assert tensors() == before
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 7, 500])
+def test_ranks_are_those_of_scipy(n):
+    from scipy.stats import rankdata
+
+    rng = np.random.default_rng(n)
+    for values in (rng.normal(size=n), rng.integers(0, 5, n), np.zeros(n), -np.arange(n), np.full(n, np.inf)):
+        np.testing.assert_array_equal(ranks(values), rankdata(np.asarray(values, np.float64)))
+    if n:
+        assert np.isnan(ranks([*range(n), np.nan])).all()
