@@ -24,11 +24,14 @@ class ReaderProcess:
     """A process that reads tiles into a ring; it ends when it is told to, or when its owner is gone.
 
     Args:
-        ring: descriptor of the shared memory.
+        ring: descriptor of the shared memory; None for a process that answers without it.
         number: for the names of threads.
+        serve: what the process runs, a program that is given the descriptors of its control socket and of the ring
+            (-1 without one), and the number of this process; None for the reader of tiles.
     """
 
-    def __init__(self, ring: int, number: int) -> None:
+    def __init__(self, ring: int | None, number: int, serve: str | None = None) -> None:
+        self._program = serve
         self._lock = threading.RLock()  # the finalizer of a stream may run in a thread that holds it
         self._control, theirs = socket.socketpair()
         self._said = tempfile.TemporaryFile("a+b")  # noqa: SIM115 - lives as long as the process
@@ -46,7 +49,10 @@ class ReaderProcess:
         """Whether its loss was noted."""
         # The system ends the process with the thread that started it: so that must be the one that outlives it.
         self._watcher = threading.Thread(
-            target=self._watch, args=(theirs, os.dup(ring)), name=f"tiles-process-{number}", daemon=True
+            target=self._watch,
+            args=(theirs, -1 if ring is None else os.dup(ring)),
+            name=f"tiles-process-{number}",
+            daemon=True,
         )
         self._watcher.start()
 
@@ -111,7 +117,8 @@ class ReaderProcess:
             self._begun.set()
             self.cause = _how(process.wait()) + self._last_words()
         finally:
-            os.close(ring)
+            if ring >= 0:
+                os.close(ring)
             with self._lock:
                 self._gone = True
                 self._control.close()
@@ -123,8 +130,8 @@ class ReaderProcess:
     def _start(self, control: int, ring: int) -> subprocess.Popen[bytes]:
         path = os.pathsep.join(entry or os.curdir for entry in sys.path)
         process = subprocess.Popen(  # noqa: S603 - this very Python
-            [sys.executable, "-c", _SERVE, str(control), str(ring), str(os.getpid())],
-            pass_fds=(control, ring),
+            [sys.executable, "-c", self._program or _SERVE, str(control), str(ring), str(os.getpid())],
+            pass_fds=(control, ring) if ring >= 0 else (control,),
             stdin=subprocess.DEVNULL,
             stdout=self._said,
             stderr=self._said,

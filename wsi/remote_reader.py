@@ -15,6 +15,7 @@ import socket
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -38,11 +39,23 @@ def main(control: int, ring: int, owner: int) -> None:
         ring: descriptor of the shared memory.
         owner: the process that started this one.
     """
+    serve_wires(control, owner, lambda: _server(ring))
+
+
+def serve_wires(control: int, owner: int, begin: Callable[[], Callable[[Wire], None]]) -> None:
+    """Give each wire that comes to a thread of its own, until the owner hangs up; then end this process.
+
+    Args:
+        control: descriptor of the socket over which wires come.
+        owner: the process that started this one.
+        begin: makes ready what the threads share, before the owner hears that this process serves; returns what
+            serves a wire until its other end is closed.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):  # both reach the whole group: the owner ends us
         signal.signal(number, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     end_with(owner)
-    plans, memory = _Plans(), RingReader(ring)
+    serve = begin()
     with socket.socket(fileno=control) as end, contextlib.suppress(OSError):
         end.sendall(b"!")
         while True:
@@ -50,8 +63,13 @@ def main(control: int, ring: int, owner: int) -> None:
             if not said:
                 break
             wire = Wire(socket.socket(fileno=wires[0]))
-            threading.Thread(target=_serve, args=(wire, plans, memory), daemon=True).start()
+            threading.Thread(target=serve, args=(wire,), daemon=True).start()
     os._exit(0)  # whatever the threads are doing: nobody waits for it
+
+
+def _server(ring: int) -> Callable[[Wire], None]:
+    plans, memory = _Plans(), RingReader(ring)
+    return lambda wire: _serve(wire, plans, memory)
 
 
 class _Plans:

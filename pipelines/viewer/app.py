@@ -21,13 +21,14 @@ import wsi
 from pipelines.errors import EnvironmentFault, JobError
 from pipelines.manifest import SlideEntry
 
-from . import asset, images
+from . import asset
 from .cam import TileCam
 from .holdings import OUTLINES, PICTURES, Holdings
 from .packed import pack
-from .pool import SlideGoneError, SlidePool, version_of
+from .pool import SlideGoneError, version_of
 from .pyramid import SIDE
 from .review import Review
+from .slides import Slides
 from .tile_cache import TileCache
 from .work import NobodyWaitsError, Work
 
@@ -45,7 +46,7 @@ class Viewer:
 
     Attributes:
         holdings: what is shown.
-        pool: the slides' readers.
+        pixels: what slides show.
         review: decisions of people.
         cam: Grad-CAM of a tile; None where a folder has no models.
         threads: that read at once.
@@ -53,7 +54,7 @@ class Viewer:
     """
 
     holdings: Holdings
-    pool: SlidePool
+    pixels: Slides
     review: Review
     cam: TileCam | None
     threads: int
@@ -129,16 +130,10 @@ class Viewer:
         entry = self.entry(request)
 
         def make() -> dict[str, Any]:
-            with self.pool.lease(entry) as opened:
-                slide, pyramid = opened.slide, opened.pyramid
-                mpp = None if slide.mpp is None else [slide.mpp.x, slide.mpp.y]
             name = entry.slide_id
             return {
                 "slide_id": name,
-                "width": pyramid.width,
-                "height": pyramid.height,
-                "top": pyramid.top,
-                "mpp": mpp,
+                **self.pixels.facts(entry),
                 "version": hashlib.sha256(version_of(entry).encode()).hexdigest()[:12],
                 "layers": self.holdings.layers(name),
                 "pictures": [kind for kind in PICTURES if self.holdings.picture(name, kind) is not None],
@@ -153,14 +148,7 @@ class Viewer:
         level, column, row = at["level"], at["column"], at["row"]
         key = (entry.slide_id, version_of(entry), level, column, row)
 
-        def make() -> bytes | None:
-            with self.pool.lease(entry) as opened:
-                if opened.pyramid.box(level, column, row) is None:
-                    return None
-                pixels = opened.tile(level, column, row)
-                return None if pixels is None else images.jpeg(pixels)
-
-        return await self.made(request, key, make)
+        return await self.made(request, key, lambda: self.pixels.tile(entry, level, column, row))
 
     async def crop(self, request: Request) -> Response:
         """A small picture of any rectangle."""
@@ -168,11 +156,7 @@ class Viewer:
         box = at["x"], at["y"], at["width"], at["height"]
         key = (entry.slide_id, version_of(entry), "crop", *box)
 
-        def make() -> bytes | None:
-            with self.pool.lease(entry) as opened:
-                return images.crop(opened, box)
-
-        return await self.made(request, key, make)
+        return await self.made(request, key, lambda: self.pixels.crop(entry, box))
 
     async def picture(self, request: Request) -> Response:
         """A small picture of the whole slide: as the job has it, else the thumbnail from the slide itself."""
@@ -188,12 +172,8 @@ class Viewer:
         if kind != "thumbnail":
             raise HTTPException(404, "There is no such picture.")
         entry = self.entry(request)
-
-        def make() -> bytes | None:
-            with self.pool.lease(entry) as opened:
-                return images.thumbnail(opened)
-
-        return await self.made(request, (name, version_of(entry), "thumbnail"), make)
+        key = name, version_of(entry), "thumbnail"
+        return await self.made(request, key, lambda: self.pixels.thumbnail(entry))
 
     async def outlines(self, request: Request) -> Response:
         """Polygons: the tissue, or the true region."""
@@ -281,7 +261,7 @@ class Viewer:
             yield
         finally:
             self.work.close()
-            self.pool.close()
+            self.pixels.close()
 
 
 def _decision(row: Mapping[str, str]) -> dict[str, str]:

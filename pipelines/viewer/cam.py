@@ -12,6 +12,8 @@ from pipelines.errors import UsageError
 from pipelines.jobfolder import JobFolder
 from pipelines.manifest import SlideEntry
 
+from .slides import Slides
+
 if TYPE_CHECKING:
     from pipelines.explainable import Means
     from pipelines.feature_sets import FeatureSet
@@ -33,10 +35,12 @@ class TileCam:
 
     Attributes:
         job: the job.
+        pixels: what slides show.
         weights: of the encoder, where they lie elsewhere now.
     """
 
     job: JobFolder
+    pixels: Slides
     weights: str | None = None
     _ready: dict[str, _Ready] = field(default_factory=dict, init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
@@ -52,12 +56,12 @@ class TileCam:
 
         Raises:
             UsageError: there is no such tile or class; or the encoder does not reach pixels.
-            wsi.SlideError: the slide cannot be read.
+            SlideGoneError: the slide cannot be read.
         """
         from mil.explain import Reach
-        from mil.explain.gradcam import tile_maps
         from pipelines.explainable import check_class, target_of
         from pipelines.feature_sets import bag_of
+        from pipelines.members import maps_of
         from pipelines.reread import SlideTiles
 
         with self._lock:  # one at a time: a graph through the encoder takes all cores by itself
@@ -71,8 +75,8 @@ class TileCam:
                 raise UsageError(f"{entry.slide_id}: no tile at {place[0]}, {place[1]}.")
             row, bag = int(rows[0]), bag_of(file)
             target = target_of(ready.named, wanted, ready.named.answer(bag))
-            tiles = SlideTiles(entry, file, [row]).all()
-            (found,) = tile_maps(ready.named.model.head, bag, target, [row], Reach(ready.means.encoder, tiles))
+            tiles = self.pixels.encoded(SlideTiles(entry, file, [row]))
+            (found,) = maps_of(ready.named, bag, target, [row], Reach(ready.means.encoder, tiles))
         return {
             "rows": found.shape[0],
             "columns": found.shape[1],

@@ -22,7 +22,8 @@ from pipelines.manifest import SlideEntry, slide_stem
 
 from .holdings import Card, Kept, outlines_in, picture_in
 from .packed import Placed
-from .pool import SlideGoneError, SlidePool
+from .pool import SlideGoneError
+from .slides import Slides
 
 BLOCKS = "_blockmap"
 """End of the names of CLAM's maps of attention."""
@@ -38,12 +39,12 @@ class ForeignHoldings:
         root: the folder.
         slides: where they lie, by name.
         given: what files do not say.
-        pool: tells µm/px of slides, where coordinates are in µm.
+        pixels: tells µm/px of slides, where coordinates are in µm.
     """
 
-    def __init__(self, root: Path, slides: Mapping[str, SlideEntry], given: Given, pool: SlidePool) -> None:
+    def __init__(self, root: Path, slides: Mapping[str, SlideEntry], given: Given, pixels: Slides) -> None:
         self.root = root
-        self._slides, self._given, self._pool = slides, given, pool
+        self._slides, self._given, self._pixels = slides, given, pixels
         self._files = Kept(self._find, _ONCE)
         self._blocks = Kept(
             lambda: {p.stem.removesuffix(BLOCKS): p for p in sorted(root.rglob(f"*{BLOCKS}.h5"))}, _ONCE
@@ -155,11 +156,10 @@ class ForeignHoldings:
         if entry.mpp is not None:
             return replace(self._given, mpp=entry.mpp)
         try:
-            with self._pool.lease(entry) as opened:
-                mpp = opened.slide.mpp
+            mpp = self._pixels.facts(entry)["mpp"]
         except SlideGoneError:
             return self._given
-        return self._given if mpp is None else replace(self._given, mpp=mpp.x)
+        return self._given if mpp is None else replace(self._given, mpp=mpp[0])
 
 
 def slides_by_name(slides: Sequence[SlideEntry]) -> dict[str, SlideEntry]:

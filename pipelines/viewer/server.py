@@ -5,10 +5,9 @@ from __future__ import annotations
 import importlib
 import secrets
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import wsi
 from pipelines import tables_of_job as tables
@@ -16,22 +15,18 @@ from pipelines.config import load_settings
 from pipelines.errors import EnvironmentFault, UsageError
 from pipelines.formats.slide_features import Given
 from pipelines.jobfolder import JobFolder
-from pipelines.manifest import SlideEntry, find_slides
+from pipelines.manifest import find_slides
 from pipelines.signals import Preempted
 
 from . import asset
 from .cam import TileCam
 from .foreign import ForeignHoldings, slides_by_name
 from .holdings import Holdings, JobHoldings
-from .pool import SlidePool
+from .slides import Slides
 
 HOST, PORT = "127.0.0.1", 8765
 CACHE = 256 << 20
-_EARLY = (
-    *("openslide", "tifffile", "simplejpeg", "imagecodecs", "scipy.sparse", "PIL.ImageFile", "wsi.dicom_header"),
-    *("anyio.lowlevel", "anyio.streams.memory", "anyio.streams.stapled", "anyio.streams.tls"),
-    *(f"wsi.readers.{name}" for name in ("openslide", "tiff", "native_levels", "vote", "codecs")),
-)
+_EARLY = ("anyio.lowlevel", "anyio.streams.memory", "anyio.streams.stapled", "anyio.streams.tls")
 
 
 @dataclass(frozen=True)
@@ -75,20 +70,21 @@ class Server:
         asset.check()
         import uvicorn
 
-        for name in _EARLY:  # half a second that the first tile would else take
+        for name in _EARLY:  # time that the first tile would else take
             importlib.import_module(name)
 
         from .app import Viewer
         from .guard import Guard
         from .review import Review
 
-        holdings, pool = open_folder(root, wish)
-        cam = TileCam(holdings.job, wish.weights) if isinstance(holdings, JobHoldings) else None
+        holdings, pixels = open_folder(root, wish)
+        cam = TileCam(holdings.job, pixels, wish.weights) if isinstance(holdings, JobHoldings) else None
         review = Review(wish.review or root / "review.csv")
         review.rows()  # a table that cannot be read is told now
-        self.viewer = Viewer(holdings, pool, review, cam, max(2, wsi.available_cores()), wish.cache_bytes)
+        self.viewer = Viewer(holdings, pixels, review, cam, max(2, wsi.available_cores()), wish.cache_bytes)
         self.slides = len(holdings.cards())
         self._socket = listen(wish.host, wish.port)
+        pixels.begin()
         token = secrets.token_urlsafe(24)
         shown = "127.0.0.1" if wish.host in ("0.0.0.0", "::") else wish.host  # noqa: S104
         address = f"[{shown}]" if ":" in shown else shown
@@ -103,6 +99,7 @@ class Server:
             timeout_graceful_shutdown=2,
         )
         self._server = uvicorn.Server(config)
+        pixels.wait()
 
     def run(self) -> None:
         """Answer until Ctrl-C, or `stop`."""
@@ -116,8 +113,8 @@ class Server:
         self._server.should_exit = True
 
 
-def open_folder(root: Path, wish: Wish) -> tuple[Holdings, SlidePool]:
-    """Return what a folder holds, and the pool that reads its slides.
+def open_folder(root: Path, wish: Wish) -> tuple[Holdings, Slides]:
+    """Return what a folder holds, and what reads its slides.
 
     Raises:
         UsageError: the folder is not there, or of no tool that is known.
@@ -127,11 +124,11 @@ def open_folder(root: Path, wish: Wish) -> tuple[Holdings, SlidePool]:
     found = find_slides(wish.slides).entries if wish.slides else ()
     job = JobFolder(root)
     settings = load_settings(job.settings if job.settings.is_file() else None).extract
-    pool = SlidePool(_opener(settings.icc, settings.slide_mpp or wish.given.mpp))
+    pixels = Slides(settings.icc, settings.slide_mpp or wish.given.mpp)
     if job.manifest.is_file():
         tables.read_manifest(job)
-        return JobHoldings(job, slides_by_name(found)), pool
-    foreign = ForeignHoldings(root, slides_by_name(found), wish.given, pool)
+        return JobHoldings(job, slides_by_name(found)), pixels
+    foreign = ForeignHoldings(root, slides_by_name(found), wish.given, pixels)
     if not foreign.cards():
         raise UsageError(
             f"{root}: no job (no manifest.csv), and no features of TRIDENT, CLAM or STAMP. "
@@ -139,17 +136,7 @@ def open_folder(root: Path, wish: Wish) -> tuple[Holdings, SlidePool]:
         )
     if not found:
         raise UsageError(f"{root}: {foreign.kind} does not say where its slides lie. Say it: --slides FOLDER")
-    return foreign, pool
-
-
-def _opener(icc: str, slide_mpp: float | None) -> Callable[[SlideEntry], wsi.Slide]:
-    """Return what opens slides as the job's own reading does."""
-
-    def opening(entry: SlideEntry) -> wsi.Slide:
-        more: dict[str, Any] = {"manifest_mpp": entry.mpp, "slide_mpp": slide_mpp}
-        return wsi.open_slide(entry.path, icc=icc, **more)
-
-    return opening
+    return foreign, pixels
 
 
 def listen(host: str, port: int) -> socket.socket:

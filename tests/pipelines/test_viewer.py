@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import socket
+import time
 import urllib.parse
 from concurrent.futures import ThreadPoolExecutor
 
@@ -22,8 +23,10 @@ import wsi
 from pipelines import tables_of_job as tables
 from pipelines.convert import convert
 from pipelines.jobfolder import JobFolder
-from pipelines.viewer import asset
+from pipelines.manifest import SlideEntry
+from pipelines.viewer import asset, slides
 from pipelines.viewer.foreign import BLOCKS
+from pipelines.viewer.pool import SlideGoneError
 
 
 @pytest.fixture(scope="module")
@@ -327,6 +330,63 @@ def test_folders_of_other_tools_are_shown(asset_there, job, cohort, tmp_path, to
             assert np.frombuffer(values, "<f4", len(xy), 24 + 8 * len(xy)).tolist() == list(range(len(xy)))
 
 
+@pytest.fixture
+def dangerous(cohort, tmp_path, monkeypatch):
+    """A job of a good slide and two copies of it that end, or hold, whatever opens them."""
+    import _read_badly
+
+    monkeypatch.setattr(slides, "_SERVE", _read_badly.SERVE)
+    entries = []
+    for name in ("good", "abort", "hang"):
+        path = tmp_path / f"{name}.svs"
+        path.write_bytes(cohort.slides[0].path.read_bytes())
+        entries.append(SlideEntry(name, path, name))
+    tables.write_manifest(JobFolder(tmp_path / "job"), tables.Manifest(tuple(entries)))
+    return {entry.slide_id: entry for entry in entries}, tmp_path / "job"
+
+
+def test_a_slide_that_ends_its_reader_is_refused_and_the_server_lives(asset_there, dangerous):
+    entries, job = dangerous
+    with serving(job) as ready, ThreadPoolExecutor(12) as threads:
+
+        def look(address):
+            return asked(f"{ready.url}slides/{address}")
+
+        places = [f"{name}/tiles/3/{n}_0.jpg" for n in range(4) for name in ("abort", "good")]
+        answers = list(threads.map(look, ["abort/info", *places, "abort/pictures/thumbnail.jpg"]))
+        good = [body for place, (_, body) in zip(places, answers[1:], strict=False) if place.startswith("good")]
+        assert [Image.open(io.BytesIO(body)).size for body in good] == [(256, 256)] * 4, "read at the same time"
+        told_of = {json.loads(body)["error"] for status, body in answers if status == 409}
+        assert [status for status, _ in answers].count(409) == 6
+        (words,) = told_of
+        assert "signal 6, SIGABRT: GLib-ERROR: failed to allocate 480 GB" in words
+        assert "Copy the slide again" in words
+        begin = time.monotonic()
+        assert look("abort/info")[0] == 409
+        assert time.monotonic() - begin < 0.25, "it is not opened again"
+        entries["abort"].path.write_bytes(entries["good"].path.read_bytes() + b"\0")  # another file: still named badly
+        assert look("abort/info")[0] == 409
+        assert look("good/info")[0] == 200
+        assert told(f"{ready.url}api/slides")["slides"]
+
+
+def test_a_slide_that_hangs_holds_nobody_up(dangerous):
+    entries, _ = dangerous
+    pixels = slides.Slides(seconds=1.5)
+    pixels.wait()
+    with ThreadPoolExecutor(1) as thread:
+        hanging = thread.submit(pixels.facts, entries["hang"])
+        assert pixels.facts(entries["good"])["width"] > 0
+        with pytest.raises(SlideGoneError, match=r"hang: no answer in 2 s"):
+            hanging.result()
+    assert pixels.facts(entries["good"])["width"] > 0
+    with pytest.raises(SlideGoneError, match="no answer"):
+        pixels.facts(entries["hang"])
+    pixels.close()
+    with pytest.raises(SlideGoneError, match="ends"):
+        pixels.facts(entries["good"])
+
+
 def test_what_cannot_be_served_is_one_clear_error(asset_there, job, tmp_path, monkeypatch):
     assert slidemil("serve", tmp_path / "none")[0] == 2
     (tmp_path / "empty").mkdir()
@@ -343,7 +403,6 @@ def test_what_cannot_be_served_is_one_clear_error(asset_there, job, tmp_path, mo
 def test_small_answers_go_at_once(url):
     """Sent in two pieces, an answer would wait 40 ms for the client each time, were the protocol not named."""
     import http.client
-    import time
 
     parts = urllib.parse.urlsplit(url)
     line = http.client.HTTPConnection(parts.hostname, parts.port, timeout=20)
