@@ -75,6 +75,7 @@ class Server:
 
         from .app import Viewer
         from .guard import Guard
+        from .patience import Patient
         from .review import Review
 
         holdings, pixels = open_folder(root, wish)
@@ -96,6 +97,8 @@ class Server:
             access_log=False,  # the token stands in every address
             server_header=False,
             lifespan="on",
+            http=Patient,
+            ws="none",
             timeout_graceful_shutdown=2,
         )
         self._server = uvicorn.Server(config)
