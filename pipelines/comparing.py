@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 import mil
 from mil.explain import METHODS, explanation
-from mil.explain.faithfulness import Faithfulness, faithfulness
+from mil.explain.faithfulness import Faithfulness
 from mil.explain.sanity import agreement, randomized_head, stability
 
 from .explainable import Means, target_of
@@ -22,6 +22,7 @@ from .features import FeatureFile
 from .files import csv_bytes
 from .jobfolder import JobFolder
 from .manifest import SlideEntry
+from .members import faithfulness_of
 from .predictions import NamedModel, read_predictions
 from .progress import Progress
 from .records import publish
@@ -143,9 +144,9 @@ def _slides(
 def _other_heads(
     named: NamedModel, features: FeatureSet, told: Mapping[str, Mapping[str, Any]]
 ) -> tuple[list[mil.Head], list[str]]:
-    """The heads of the other folds; of a model that stands alone those trained again from other seeds on its slides."""
+    """Heads trained again from other seeds on the model's slides; none for an ensemble, which is several already."""
     if named.members:
-        return [model.head for model in named.members[1:]], []
+        return [], []  # its members are compared with one another
     heads = [head for head in (retrained(named, features, told, seed) for seed in range(1, SEEDS + 1)) if head]
     if heads:
         return heads, []
@@ -157,26 +158,33 @@ def _on_slide(
 ) -> Iterator[tuple[str, _OnSlide]]:
     """Yield each method that was drawn on a slide, with what it is worth there."""
     file = case.features.read(entry.slide_id)
-    bag, head = case.named.joined(bag_of(file)), case.named.model.head
-    target = target_of(case.named, case.target, mil.predict(case.named.model, bag)[0].probabilities)
+    bag = bag_of(file)
+    target = target_of(case.named, case.target, case.named.answer(bag))
     inside = inside_truth(case.truth / f"{entry.slide_id}.geojson", file)
     tiles = SlideTiles(entry, file)
     for method, mine in values.items():
-        others = []
-        if again or not METHODS[method].pixels:
-            others = [
-                explanation(method, other, bag, target, encoder=case.means.encoder, tiles=tiles).values
-                for other in (randomized_head(head), *case.heads)
-            ]
+        others = _others(case, method, bag, target, tiles) if again or not METHODS[method].pixels else []
+        alone = [] if case.named.members else [mine]
         yield (
             method,
             _OnSlide(
-                faithfulness(head, bag, target, mine),
-                stability([mine, *others[1:]]),
+                faithfulness_of(case.named, bag, target, mine),
+                stability([*alone, *others[1:]]),
                 agreement(mine, others[0]) if others else None,
                 None if inside is None else mil.auc(inside, mine),
             ),
         )
+
+
+def _others(case: _Case, method: str, bag: mil.Bag, target: int, tiles: SlideTiles) -> list[NDArray[np.float32]]:
+    """The same map by a head of random weights, then by other heads: of an ensemble its members."""
+    named = case.named
+    first = named.model
+    models = [(model, model.head) for model in named.members] or [(first, head) for head in case.heads]
+    return [
+        explanation(method, head, named.joined(bag, model), target, encoder=case.means.encoder, tiles=tiles).values
+        for model, head in [(first, randomized_head(first.head)), *models]
+    ]
 
 
 def inside_truth(path: Path, file: FeatureFile) -> NDArray[np.bool_] | None:
@@ -256,7 +264,7 @@ def lines(found: Comparison) -> list[str]:
         *text,
         f"on {len(found.slides)} slides, best first → {found.path}",
         "deletion: fall of the probability when the highest tiles are taken away (× random: against random order); "
-        "stable: agreement with heads trained from other seeds; sanity: agreement with a head of random weights, which "
-        "should be near 0; truth AUC: tiles in true regions against the rest",
+        "stable: agreement with heads trained from other seeds, or on other folds; sanity: agreement with a head of "
+        "random weights, which should be near 0; truth AUC: tiles in true regions against the rest",
         *found.notes,
     ]

@@ -113,4 +113,5 @@ def lines(found: Sequence[ConceptScore], path: Path, named: NamedModel) -> list[
         told = f"{side} the class (p {one.p:.2g})" if one.p < 0.05 else f"no more than chance (p {one.p:.2g})"
         weak = "; its examples are hardly told from random tiles" if one.accuracy < 0.6 else ""
         out.append(f"concept {one.concept}: {one.score:.2f} against {one.random:.2f} of random concepts: {told}{weak}")
-    return [*out, f"concepts of {named.name} → {path}"]
+    whose = f"{named.name} (the first of its {len(named.members)} models)" if named.members else named.name
+    return [*out, f"concepts of {whose} → {path}"]

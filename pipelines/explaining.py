@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 import mil
 import wsi
-from mil.explain import METHODS, explanation
+from mil.explain import METHODS
 
 from .explainable import Means, check_prediction, target_of
 from .feature_sets import FeatureSet, bag_of
@@ -19,6 +19,7 @@ from .features import FeatureFile
 from .heatmap_files import Drawing, picture_path, write_drawing
 from .jobfolder import JobFolder
 from .manifest import SlideEntry
+from .members import explained
 from .outcome import Failure
 from .predictions import NamedModel, read_predictions
 from .progress import Progress
@@ -115,6 +116,7 @@ def _draw_one(
 ) -> None:
     name = entry.slide_id
     base: dict[str, Any] = {"model": named.sha256, "features": features.digest(name), "format": FORMAT}
+    base |= {"mean_of_models": len(named.members)} if named.members else {}
     base |= {"clinical": dict(named.cells[name])} if name in named.cells else {}
     known, facts = ({}, {}) if force else _known(job, named, name, base)
     asked = {"target": wish.target, "scale": wish.scale, "zarr": wish.zarr}
@@ -127,19 +129,17 @@ def _draw_one(
         result.facts[name] = facts
         return
     file = features.read(name)
-    bag = named.joined(bag_of(file))
-    prediction = mil.predict(named.model, bag)[0]
-    chances = [float(value) for value in prediction.probabilities]
+    bag = bag_of(file)
+    answer, logits = named.said_of(bag)
+    chances = [float(value) for value in answer]
     check_prediction(named, name, chances, stored)
-    target = target_of(named, wish.target, prediction.probabilities)
+    target = target_of(named, wish.target, answer)
     if any(found.get("target") != named.model.classes[target] for found in facts.values()):
         known, facts = {}, {}  # drawn for another class
     for method in wish.methods:
         if method not in known:
             known[method], facts[method] = _explained(method, named, bag, target, means, entry, file)
-    drawing = Drawing(
-        entry, file, named, target, _in_order(known), _in_order(facts), prediction.logits, wish.scale, wish.zarr
-    )
+    drawing = Drawing(entry, file, named, target, _in_order(known), _in_order(facts), logits, wish.scale, wish.zarr)
     parts = base | asked | {"methods": list(drawing.values)}
     top = write_drawing(job, drawing, means, parts, {"p": chances})
     if top is not None:
@@ -170,7 +170,7 @@ def _explained(
     file: FeatureFile,
 ) -> tuple[NDArray[np.float32], dict[str, Any]]:
     tiles = SlideTiles(entry, file) if METHODS[method].pixels else None
-    found = explanation(method, named.model.head, bag, target, encoder=means.encoder, tiles=tiles)
+    found = explained(named, method, bag, target, means.encoder, tiles)
     return found.values, {**found.facts, "target": named.model.classes[target], "unit": METHODS[method].unit}
 
 

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 import wsi
 from mil.explain import METHODS, Reach
-from mil.explain.gradcam import tile_maps
 from mil.explain.scale import log_ratio, rank
 
 from . import heatmap
@@ -24,6 +23,7 @@ from .features import FeatureFile, bounds_of
 from .files import write_bytes, write_tree
 from .jobfolder import JobFolder
 from .manifest import SlideEntry
+from .members import maps_of
 from .predictions import NamedModel
 from .records import finish, forget
 from .reread import SlideTiles
@@ -141,6 +141,13 @@ def _class(drawing: Drawing) -> str:
     return drawing.named.model.classes[drawing.target]
 
 
+def _title(drawing: Drawing, method: str) -> str:
+    """Slide, model, method and class; of an ensemble how many models' mean it is."""
+    n = len(drawing.named.members)
+    whose = f"{drawing.named.name} (mean of {n} models)" if n else drawing.named.name
+    return f"{drawing.entry.slide_id} · {whose} · {method.replace('_', ' ')} · {_class(drawing)}"
+
+
 def _picture(job: JobFolder, drawing: Drawing, method: str) -> bytes:
     from PIL import Image
 
@@ -159,7 +166,7 @@ def _picture(job: JobFolder, drawing: Drawing, method: str) -> bytes:
         file.xy,
         file.footprint,
         shown.values,
-        title=f"{name} · {drawing.named.name} · {method.replace('_', ' ')} · {_class(drawing)}",
+        title=_title(drawing, method),
         unit=shown.unit,
         normalization=shown.normalization,
         limits=shown.limits,
@@ -246,8 +253,8 @@ def _sheet(
 
 def _cam_sheet(drawing: Drawing, rows: NDArray[np.int64], means: Means) -> bytes:
     tiles = SlideTiles(drawing.entry, drawing.file, rows.tolist()).all()
-    head = drawing.named.model.head
-    maps = tile_maps(head, bag_of(drawing.file), drawing.target, rows.tolist(), Reach(means.encoder, tiles))
+    bag, reach = bag_of(drawing.file), Reach(means.encoder, tiles)
+    maps = maps_of(drawing.named, bag, drawing.target, rows.tolist(), reach)
     limit = float(np.quantile(np.abs(maps), _SIGNED_SHARE)) if maps.size else 1.0
     pixels = overlaid(tiles, maps, limit)
     return _sheet(drawing, rows, drawing.values["gradcam"], f"Grad-CAM, ±{limit:.2g} for all", pixels)

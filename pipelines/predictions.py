@@ -54,18 +54,28 @@ class NamedModel:
     @property
     def threshold(self) -> float | None:
         """Cut of a two-class task; of an ensemble the mean of its members'."""
-        cuts = [model.threshold for model in self.members or (self.model,) if model.threshold is not None]
+        cuts = [model.threshold for model in self.each if model.threshold is not None]
         return float(np.mean(cuts)) if cuts else None
 
-    def joined(self, bag: mil.Bag) -> mil.Bag:
-        """A slide's bag with its clinical variables, as `model` takes them."""
-        return self.model.joined(bag, self.cells.get(bag.ids[0]))
+    @property
+    def each(self) -> tuple[mil.TrainedModel, ...]:
+        """All members of an ensemble; else the model alone."""
+        return self.members or (self.model,)
+
+    def joined(self, bag: mil.Bag, model: mil.TrainedModel | None = None) -> mil.Bag:
+        """A slide's bag with its clinical variables, as `model`, or one of the members, takes them."""
+        return (model or self.model).joined(bag, self.cells.get(bag.ids[0]))
 
     def answer(self, *bags: mil.Bag) -> NDArray[np.float64]:
         """What is said of a slide, or of several as one bag, (P,); of an ensemble the mean."""
-        each = [answer_of(model, bags, self.cells) for model in self.members or (self.model,)]
-        mean: NDArray[np.float64] = np.mean(each, axis=0)
+        mean: NDArray[np.float64] = np.mean([answer_of(model, bags, self.cells) for model in self.each], axis=0)
         return mean
+
+    def said_of(self, bag: mil.Bag) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+        """Answer (P,) and logits (C,) of one slide; of an ensemble the mean of each."""
+        found = [mil.predict(model, self.joined(bag, model))[0] for model in self.each]
+        answer: NDArray[np.float64] = np.mean([one.answer for one in found], axis=0)
+        return answer, np.mean([one.logits for one in found], axis=0).astype(np.float32)
 
 
 def answer_of(model: mil.TrainedModel, bags: Sequence[mil.Bag], cells: Cells) -> NDArray[np.float64]:
