@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from mil.honesty import four_ways
 from mil.leakage import signature, suspicions
 from mil.tasks import Classification, MultiLabel, MultiTask, Ordinal, Survival, Task
 
-from .errors import UsageError
+from .errors import NothingMatchedError, UsageError
 from .feature_sets import FeatureSet
 from .files import read_csv
 from .jobfolder import JobFolder
@@ -349,7 +349,20 @@ def _shown(value: float | None) -> str:
     return "not defined" if value is None else f"{value:.3f}"
 
 
-def out_paths(job: JobFolder, name: str) -> dict[str, Path]:
-    """Where an evaluation goes."""
-    files = {"json": "evaluation.json", "csv": "curves.csv", "png": "curves.png"}
+def out_paths(job: JobFolder, name: str, *, selected: bool = False) -> dict[str, Path]:
+    """Where an evaluation goes; one of selected slides never takes the place of that of all."""
+    part = "_selected" if selected else ""
+    files = {"json": f"evaluation{part}.json", "csv": f"curves{part}.csv", "png": f"curves{part}.png"}
     return {kind: job.predictions(name) / file for kind, file in files.items()}
+
+
+def among(rows: Sequence[dict[str, str]], wanted: Collection[str], select: str) -> list[dict[str, str]]:
+    """Return the rows of selected slides.
+
+    Raises:
+        NothingMatchedError: none of them is selected.
+    """
+    found = [row for row in rows if row["slide_id"] in wanted]
+    if not found:
+        raise NothingMatchedError(f"--select {select}: it takes none of the {len(rows)} slides that are held out.")
+    return found

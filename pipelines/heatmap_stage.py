@@ -17,6 +17,7 @@ from .outcome import Said
 from .progress import progress
 from .provenance import Run
 from .records import read_record
+from .selection import read_selection
 
 
 def heatmap(
@@ -25,6 +26,7 @@ def heatmap(
     *,
     methods: Sequence[str] = ("attention",),
     slides: Sequence[str] = (),
+    select: str | None = None,
     target: str | None = None,
     scale: str = "log-ratio",
     zarr: bool = False,
@@ -42,6 +44,7 @@ def heatmap(
 
     Raises:
         UsageError: there is no such method, class or slide; or the head or the encoder does not support it.
+        NothingMatchedError: the selection takes no slide.
     """
     from . import predictions
     from .comparing import compare as compared
@@ -55,7 +58,8 @@ def heatmap(
 
     job = JobFolder(out)
     everything = tables.read_manifest(job).entries
-    entries = chosen(everything, slides)[:limit]
+    picked = everything if select is None else read_selection(select).of(everything)
+    entries = chosen(picked, slides)[:limit]
     named = predictions.find_model(job, model)
     if scale not in SCALES:
         raise UsageError(f"--scale {scale}: there are {', '.join(SCALES)}.")
@@ -105,7 +109,7 @@ def chosen(entries: Sequence[SlideEntry], wanted: Sequence[str]) -> Sequence[Sli
     known = {entry.slide_id: entry for entry in entries}
     strangers = [name for name in wanted if name not in known]
     if strangers:
-        raise UsageError(f"--slide {strangers[0]}: no such slide; the job has {', '.join(list(known)[:5])} …")
+        raise UsageError(f"--slide {strangers[0]}: no such slide; there are {', '.join(list(known)[:5])} …")
     return [known[name] for name in wanted] if wanted else list(entries)
 
 

@@ -86,13 +86,16 @@ def evaluate(
     target: str = "label",
     features: str | None = None,
     keyfile: Path | None = None,
+    select: str | None = None,
 ) -> Said:
     """Predictions of held-out slides → figures with intervals, curves, comparison, and a look for leaks.
 
-    Labels serve slides that were predicted without any, e.g. those of another hospital.
+    Labels serve slides that were predicted without any, e.g. those of another hospital. With a selection, of its slides
+    alone, into files of their own.
 
     Raises:
         UsageError: nothing is held out, or the models answer different questions.
+        NothingMatchedError: the selection takes none of the slides held out.
     """
     from . import curves, evaluating, predictions
     from .feature_sets import choose_folder, load_features
@@ -105,6 +108,8 @@ def evaluate(
     named = predictions.find_model(job, model)
     table = None if labels is None else pseudonyms.labels_of(labels, manifest.entries, target, keyfile, by)
     rows, which = evaluating.held_out(job, named, table)
+    if select is not None:
+        rows, which = evaluating.among(rows, _names(manifest, select), select), f"{which}, of --select {select}"
     other = None
     if against is not None:
         second = predictions.find_model(job, against)
@@ -115,7 +120,7 @@ def evaluate(
     found = evaluating.judge(job, named, rows, against=other, groups=groups, features=loaded)
     task = named.model.task
     points = curves.points_of(task, evaluating.targets(task, rows), evaluating.answers(task, rows))
-    paths = evaluating.out_paths(job, named.name)
+    paths = evaluating.out_paths(job, named.name, selected=select is not None)
     with Run(job, "evaluate", {"model": named.name, "against": against}) as run:
         for kind, data in (("json", json_bytes(found)), ("csv", curves.as_csv(points)), ("png", curves.as_png(points))):
             publish(run.job, paths[kind], data)

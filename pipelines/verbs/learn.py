@@ -141,6 +141,7 @@ def evaluate(
     target: Target = "label",
     features: Features = None,
     pseudonymize: Pseudonymize = None,
+    select: Select = None,
     json_: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -161,6 +162,7 @@ def evaluate(
         target=target,
         features=features,
         keyfile=pseudonymize,
+        select=select,
     )
     show(result, json_)
     return result.exit_code

@@ -9,7 +9,7 @@ import typer
 
 from pipelines.console import guarded, show
 
-from .options import Features, Force, Job, Json, Limit, Model, Offline, Quiet, Verbose, Weights
+from .options import Features, Force, Job, Json, Limit, Model, Offline, Quiet, Select, Verbose, Weights
 
 
 @guarded
@@ -24,6 +24,7 @@ def heatmap(
         ),
     ] = None,
     slide: Annotated[list[str] | None, typer.Option(help="Only this slide; may be repeated.")] = None,
+    select: Select = None,
     class_: Annotated[
         str | None, typer.Option("--class", help="Class to explain (default: the positive, or the predicted one).")
     ] = None,
@@ -58,6 +59,7 @@ def heatmap(
         model,
         methods=method or ("attention",),
         slides=slide or (),
+        select=select,
         target=class_,
         scale=scale,
         zarr=zarr,

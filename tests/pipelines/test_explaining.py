@@ -6,7 +6,6 @@ import csv
 import gzip
 import json
 import shutil
-from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -15,13 +14,17 @@ import tifffile
 from _command import digests, slidemil, slidemil_json
 from PIL import Image
 
+import mil
 from mil.explain import METHODS
-from pipelines.comparing import COLUMNS, _other_heads, ranked
+from pipelines.comparing import COLUMNS, ranked
 from pipelines.errors import UsageError
 from pipelines.explainable import check_prediction
+from pipelines.feature_sets import bag_of
+from pipelines.features import read_features
 from pipelines.heatmap import FRAME_KEY, SIGNED
 from pipelines.heatmap_files import shown_values
 from pipelines.jobfolder import JobFolder
+from pipelines.predictions import find_model
 from pipelines.tables_of_job import read_manifest
 
 QUICK = ("attention", "lrp", "perturbation")
@@ -32,6 +35,11 @@ DRAWN = ("--method", ",".join(QUICK))
 def explained(finished, tmp_path_factory):
     """A job with three methods drawn on every slide, compared with the truth."""
     return shutil.copytree(finished, tmp_path_factory.mktemp("explained") / "job")
+
+
+def rows_in(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def folder(job):
@@ -109,10 +117,61 @@ def test_one_slide_alone_is_compared_with_heads_trained_on_all(explained, compar
     assert all(row["stability"] is not None for row in said["comparison"])
 
 
-def test_heads_of_the_folds_stand_in_for_other_seeds():
-    members = tuple(SimpleNamespace(head=name) for name in ("first", "second", "third"))
-    heads, notes = _other_heads(SimpleNamespace(members=members), None, {})
-    assert (heads, notes) == (["second", "third"], [])
+@pytest.fixture(scope="module")
+def of_folds(finished, labels, tmp_path_factory):
+    """A job with a model of two folds, predicted, explained and compared on two slides."""
+    job = shutil.copytree(finished, tmp_path_factory.mktemp("folds") / "job")
+    code, said = slidemil("train", job, "-l", labels, "--folds", 2, "--name", "both", "--epochs", 6, "-q")
+    assert code == 0, said
+    code, said = slidemil("predict", job, "-m", "both", "-q")
+    assert code == 0, said
+    two = [f"--slide={name}" for name in sorted(p.stem for p in (job / "contours").iterdir())[:2]]
+    wanted = ("--method", "attention,lrp,integrated-gradients", "--compare", "--truth", labels.parent)
+    return job, slidemil_json("heatmap", job, "-m", "both", *two, *wanted)
+
+
+def test_folds_are_explained_by_the_mean_of_their_models(of_folds):
+    """The stored prediction is the mean of both: so is what explains it, and each model's own map is another."""
+    job, (code, said) = of_folds
+    assert code == 0, said
+    assert [row["stability"] is not None for row in said["comparison"]] == [True] * 3
+    named = find_model(JobFolder(job), "both")
+    one = sorted((job / "heatmaps" / "both").glob("*.scores.h5"))[0]
+    bag = bag_of(read_features(next(job.glob(f"*/features_*/{one.name.removesuffix('.scores.h5')}.h5"))))
+    with h5py.File(one) as file:
+        logit = float(file["coords"].attrs["logit"])
+        facts = json.loads(file["lrp"].attrs["facts"])
+        values = {name: file[name][()] for name in ("attention", "lrp")}
+    members = [mil.load_model(job / "models" / name) for name in ("both_r0f0", "both_r0f1")]
+    for name, found in values.items():
+        each = [mil.explain(name, model.head, bag, 1) for model in members]
+        np.testing.assert_allclose(found, np.mean(each, axis=0), rtol=1e-5, atol=1e-7)
+        assert not np.allclose(*each)
+    assert facts["mean_of_models"] == len(named.members) == 2
+    assert float(values["lrp"].sum(dtype=np.float64)) + facts["bias"] == pytest.approx(logit, abs=1e-5)
+    assert logit == pytest.approx(np.mean([mil.predict(model, bag)[0].logits[1] for model in members]), abs=1e-5)
+
+
+def test_a_selection_is_explained_and_judged_alone(explained, compared, tmp_path):
+    rows = rows_in(explained / "predictions/gated_abmil/slides.csv")
+    held = [row["slide_id"] for row in rows if row["split"] == "test"]
+    table = tmp_path / "review.csv"
+    table.write_text(
+        "slide_id,status,note\n" + "".join(f"{name},accept,\n" for name in held[1:]) + f"{held[0]},flag,\n"
+    )
+    code, said = slidemil_json("heatmap", explained, "-m", "gated_abmil", *DRAWN, "--zarr", "--select", f"{table}:flag")
+    assert (code, said["drawn"] + said["skipped"]) == (0, 1)
+    whole = explained / "predictions/gated_abmil/evaluation.json"
+    before = whole.read_bytes() if whole.is_file() else None
+    code, said = slidemil_json("evaluate", explained, "-m", "gated_abmil", "--select", table)
+    assert (code, said["score"]["n"]) == (0, len(held) - 1)
+    assert "--select" in said["which"]
+    assert said["outputs"][0].endswith("/evaluation_selected.json")
+    assert (whole.read_bytes() if whole.is_file() else None) == before
+    table.write_text(f"slide_id,status\n{rows[0]['slide_id']},reject\n")
+    for verb in ("heatmap", "evaluate"):
+        code, said = slidemil(verb, explained, "-m", "gated_abmil", "--select", table)
+        assert (code, "--select" in said) == (4, True), said
 
 
 def test_the_same_again_does_nothing_and_a_method_more_keeps_the_others(explained, compared):
@@ -247,6 +306,7 @@ def test_gradcam_on_a_job_with_a_network(with_network):
 def test_the_viewer_explains_a_tile_as_the_heatmap_does(with_network):
     """The mean of the map of one clicked tile is the tile's value in the file, which was computed with all others."""
     from pipelines.viewer.cam import TileCam
+    from pipelines.viewer.slides import Slides
 
     one = next(path.stem for path in sorted(with_network.glob("*/features_*/*.h5")))
     code, said = slidemil_json("heatmap", with_network, "-m", "gated_abmil", "--method", "gradcam,lrp", "--slide", one)
@@ -255,13 +315,15 @@ def test_the_viewer_explains_a_tile_as_the_heatmap_does(with_network):
     entry = next(entry for entry in read_manifest(job).entries if entry.slide_id == one)
     with h5py.File(folder(with_network) / f"{one}.scores.h5") as file:
         values, places = file["gradcam"][()], file["coords"][()].tolist()
-    cam = TileCam(job)
+    pixels = Slides()
+    cam = TileCam(job, pixels)
     for row in (int(values.argmax()), int(values.argmin())):
         found = cam.of(entry, "gated_abmil", tuple(places[row]), None)
         assert len(found["values"]) == found["rows"] * found["columns"]
         assert np.mean(found["values"]) == pytest.approx(values[row], rel=1e-3, abs=1e-7)
     with pytest.raises(UsageError, match="no tile at 1, 2"):
         cam.of(entry, "gated_abmil", (1, 2), None)
+    pixels.close()
 
 
 def test_a_slide_that_moved_is_named_and_other_weights_are_refused(with_network, tmp_path):
