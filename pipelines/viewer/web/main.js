@@ -95,8 +95,10 @@ function draw() {
 
 function label(name) {
   const [model, method] = name.split("/");
-  const target = info?.layers.find((one) => one.model === model)?.target;
-  return `${model} · ${method.replaceAll("_", " ")}${target ? ` · ${target}` : ""}`;
+  const scores = info?.layers.find((one) => one.model === model);
+  const told = `${model} · ${method.replaceAll("_", " ")}`;
+  if (info && !scores?.methods.includes(method)) return `${told}: none for this slide`;
+  return scores?.target ? `${told} · ${scores.target}` : told;
 }
 
 async function loadLayers() {
