@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 import mil
 import wsi
 from mil.explain import METHODS
+from mil.tasks import Classification
 
 from .explainable import Means, check_prediction, target_of
 from .feature_sets import FeatureSet, bag_of
@@ -19,7 +20,7 @@ from .features import FeatureFile
 from .heatmap_files import Drawing, picture_path, write_drawing
 from .jobfolder import JobFolder
 from .manifest import SlideEntry
-from .members import explained
+from .members import explained, faithfulness_of
 from .outcome import Failure
 from .predictions import NamedModel, read_predictions
 from .progress import Progress
@@ -27,7 +28,7 @@ from .records import Record, current, read_record
 from .reread import SlideTiles
 from .score_files import read_scores
 
-FORMAT = 2
+FORMAT = 3
 """Raised when what lies in a drawn slide's files changes: they are then drawn again."""
 
 
@@ -171,7 +172,14 @@ def _explained(
 ) -> tuple[NDArray[np.float32], dict[str, Any]]:
     tiles = SlideTiles(entry, file) if METHODS[method].pixels else None
     found = explained(named, method, bag, target, means.encoder, tiles)
-    return found.values, {**found.facts, "target": named.model.classes[target], "unit": METHODS[method].unit}
+    facts = {**found.facts, "target": named.model.classes[target], "unit": METHODS[method].unit}
+    if isinstance(named.model.task, Classification) and bag.n_tiles > 1:
+        facts |= asdict(faithfulness_of(named, bag, target, found.values, steps=_STEPS, orders=1))
+    return found.values, facts
+
+
+_STEPS = 10
+"""Of the deletion and the insertion that stand beside each picture; `--compare` takes more, and more random orders."""
 
 
 def _in_order(values: Mapping[str, Any]) -> dict[str, Any]:

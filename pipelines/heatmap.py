@@ -69,6 +69,7 @@ def draw(
     outline: Sequence[Any] = (),
     limits: tuple[float, float] | None = None,
     colors: str = COLORS,
+    worth: str = "",
 ) -> bytes:
     """Draw tile values over the grayed slide.
 
@@ -89,6 +90,7 @@ def draw(
         outline: Tissue as shapely polygons in level-0 pixels.
         limits: Values at the two ends of the color bar; by default those of this slide.
         colors: `COLORS`, or `SIGNED` with limits around zero.
+        worth: What the values are worth as an explanation, shown in the last line.
 
     Returns:
         PNG bytes. The text entry `FRAME_KEY` says where the slide lies in the picture.
@@ -106,7 +108,8 @@ def draw(
     painted = _painted(numbers, corners, footprint_xy, scale, (image.height, image.width))
     image = _blended(image, spread.position(painted), colors)
     _draw_outline(image, outline, scale)
-    return _framed(image, slide_size, mpp, spread, numbers, title, unit, normalization, colors)
+    words = [f"{unit}  ·  {normalization}", _color_words(spread, numbers), *([worth] if worth else [])]
+    return _framed(image, slide_size, mpp, spread, title, words, colors)
 
 
 # --- values → colors -----------------------------------------------------------------------------------
@@ -187,16 +190,14 @@ def _framed(
     slide_size: tuple[int, int],
     mpp: tuple[float, float] | None,
     spread: _Range,
-    values: Floats,
     title: str,
-    unit: str,
-    normalization: str,
+    words: Sequence[str],
     colors: str,
 ) -> bytes:
     """Put title, color bar, scale bar and words around the picture and return PNG bytes."""
     from PIL import Image, ImageDraw
 
-    left, top, right, bottom = 16, 44, 150, 84
+    left, top, right, bottom = 16, 44, 150, 40 + 22 * len(words)
     width = left + image.width + right
     sheet = Image.new("RGB", (width, max(top + image.height + bottom, 420)), PAPER)
     sheet.paste(image, (left, top))
@@ -205,7 +206,6 @@ def _framed(
     pen.text((left, 13), fitted(title, 17, width - 2 * left, bold=True), fill=INK, font=font(17, bold=True))
     _color_bar(pen, (left + image.width + 24, top + 12), min(image.height - 24, 460), spread, colors)
     base = top + image.height
-    words = [f"{unit}  ·  {normalization}", _color_words(spread, values)]
     for row, text in enumerate(words):
         pen.text((left, base + 34 + 22 * row), fitted(text, 14, width - 2 * left), fill=INK, font=font(14))
     if mpp is None:

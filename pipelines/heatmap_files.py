@@ -172,6 +172,20 @@ def _picture(job: JobFolder, drawing: Drawing, method: str) -> bytes:
         limits=shown.limits,
         colors=shown.colors,
         outline=_outline(job, name),
+        worth=_worth(drawing.facts.get(method, {})),
+    )
+
+
+def _worth(facts: Mapping[str, Any]) -> str:
+    """Say what deletion and insertion say of the picture, beside a random order; "" where it was not asked."""
+    if "deletion" not in facts:
+        return ""
+    gone, random, come, by_chance = (
+        facts[name] for name in ("deletion", "deletion_random", "insertion", "insertion_random")
+    )
+    return (
+        f"highest tiles taken away first: the probability falls by {gone:.3f} on average (in random order "
+        f"{random:.3f}); put in first: {come:.3f} ({by_chance:.3f})"
     )
 
 

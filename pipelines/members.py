@@ -62,9 +62,19 @@ def maps_of(named: NamedModel, bag: mil.Bag, target: int, rows: Sequence[int], r
     return maps[0] if len(maps) == 1 else _mean(maps)
 
 
-def faithfulness_of(named: NamedModel, bag: mil.Bag, target: int, values: NDArray[np.float32]) -> Faithfulness:
-    """Return what a map is worth on one slide: the curves of the mean probability are the mean of the curves."""
-    each = [faithfulness(model.head, named.joined(bag, model), target, values) for model in named.each]
+def faithfulness_of(
+    named: NamedModel, bag: mil.Bag, target: int, values: NDArray[np.float32], **how: int
+) -> Faithfulness:
+    """Return what a map is worth on one slide: the curves of the mean probability are the mean of the curves.
+
+    Args:
+        named: a model of classes.
+        bag: of the slide, without clinical variables.
+        target: class number.
+        values: of the tiles, (N,).
+        how: `steps` and `orders` of `mil.explain.faithfulness`.
+    """
+    each = [faithfulness(model.head, named.joined(bag, model), target, values, **how) for model in named.each]
     return Faithfulness(*(float(np.mean([getattr(one, field.name) for one in each])) for field in fields(Faithfulness)))
 
 

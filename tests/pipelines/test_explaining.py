@@ -16,6 +16,7 @@ from PIL import Image
 
 import mil
 from mil.explain import METHODS
+from mil.explain.faithfulness import deletion, insertion
 from pipelines.comparing import COLUMNS, ranked
 from pipelines.errors import UsageError
 from pipelines.explainable import check_prediction
@@ -64,6 +65,12 @@ def test_methods_lie_beside_one_another(explained, compared):
         assert total == pytest.approx(float(file["coords"].attrs["logit"]), abs=1e-4)
         assert facts["target"] == file["coords"].attrs["target"] == "positive"
         n = len(file["coords"])
+        values = file["lrp"][()]
+    named = find_model(JobFolder(explained), "gated_abmil")
+    bag = bag_of(read_features(next(explained.glob(f"*/features_*/{one}.h5"))))
+    best_first = np.argsort(-values, kind="stable")
+    assert facts["deletion"] == deletion(named.model.head, bag, 1, best_first, steps=10).drop
+    assert facts["insertion"] == insertion(named.model.head, bag, 1, best_first, steps=10).area
     for path in (f"{one}.png", f"lrp/{one}.png", f"perturbation/{one}.png"):
         with Image.open(folder(explained) / path) as image:
             assert json.loads(image.text[FRAME_KEY])["slide_size"] == [2016, 2016]
