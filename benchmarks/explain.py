@@ -1,7 +1,7 @@
 """Are explanations right, do they find what is there, and what do they cost?    python benchmarks/explain.py [--quick]
 
-The demo's cohort, whose true regions are known, goes through a network of seeded random weights (`--encoder` and
-`--weights` name another): every method is drawn on the held-out positive slides, and compared as
+The demo's cohort, whose true regions are known, goes through the network that comes with slidemil (`--encoder resnet18
+--weights random:0` names another): every method is drawn on the held-out positive slides, and compared as
 `slidemil heatmap --method all --compare` does. Further: captum's Grad-CAM on the whole bag, sums that are known, memory
 over calls and over tiles, and the heatmap of a slide of 10,000 tiles from its features, in CPU seconds of one thread
 (`heatmap_command_s` is the command with the start of Python and torch).
@@ -55,8 +55,8 @@ FAITHFUL = ("perturbation", "lrp", "gradcam")
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--quick", action="store_true", help="a tiny round, figures without meaning")
-    options.add_argument("--encoder", default="resnet18")
-    options.add_argument("--weights", default="random:0", help="of the encoder; random:SEED, a file, local-dir:FOLDER")
+    options.add_argument("--encoder", default="slidemil-compact")
+    options.add_argument("--weights", help="of the encoder; random:SEED, a file, local-dir:FOLDER")
     options.add_argument("--memory", type=int, help=argparse.SUPPRESS)  # a process that measures its own peak
     chosen = options.parse_args()
     torch.set_num_threads(1)
@@ -81,14 +81,14 @@ def main() -> None:
         figures["gradcam_memory_8x_tiles"] = many / few
     how = {
         "versions": {"torch": torch.__version__, "numpy": np.__version__},
-        "encoder": f"{encoder} {weights}",
+        "encoder": f"{encoder} {weights or ''}".strip(),
         "cohort": "the demo's: all slides from one source image, 8 patients held out",
         "threads": 1,
     }
     summary("explain", {key: float(value) for key, value in figures.items()}, GOALS, how)
 
 
-def cohort(folder: Path, encoder: str, weights: str, *, quick: bool) -> dict[str, float]:
+def cohort(folder: Path, encoder: str, weights: str | None, *, quick: bool) -> dict[str, float]:
     """Compare all methods on the held-out positive slides of the demo's cohort."""
     size: dict[str, Any] = {"patients": 3, "slides_per_patient": 2, "size": (1600, 1600)} if quick else {}
     made = compose_cohort(folder / "slides", **size)
