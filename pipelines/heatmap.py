@@ -31,6 +31,8 @@ and slide_size (level-0 px)."""
 
 _LEAST, _MOST = 900, 1600
 _TRIM_FROM = 100
+_TEXTURE = 0.15
+"""The most that the tissue lightens or darkens a color."""
 _TRIM = 0.01
 
 Floats = NDArray[np.float32]
@@ -106,7 +108,8 @@ def draw(
     scale = (image.width / slide_size[0], image.height / slide_size[1])
     spread = _range_of(numbers, limits)
     painted = _painted(numbers, corners, footprint_xy, scale, (image.height, image.width))
-    image = _blended(image, spread.position(painted), colors)
+    side = max(footprint_xy[0] * scale[0], footprint_xy[1] * scale[1])
+    image = _blended(image, spread.position(painted), colors, side)
     _draw_outline(image, outline, scale)
     words = [f"{unit}  ·  {normalization}", _color_words(spread, numbers), *([worth] if worth else [])]
     return _framed(image, slide_size, mpp, spread, title, words, colors)
@@ -160,18 +163,19 @@ def color_table(name: str = COLORS) -> NDArray[np.uint8]:
     return table
 
 
-def _blended(image: Image.Image, position: NDArray[np.float64], colors: str) -> Image.Image:
-    """Lay colors over the grayed picture; the tissue's light and dark stay visible under them."""
-    from PIL import Image
+def _blended(image: Image.Image, position: NDArray[np.float64], colors: str, side: float) -> Image.Image:
+    """Lay colors over the grayed picture; the light and dark within a tile (`side` px) stay visible under them."""
+    from PIL import Image, ImageFilter
 
-    gray = np.asarray(image.convert("L"), np.float32)
-    pale = 255 - (255 - gray) * 0.75
-    out = np.repeat(pale[..., None], 3, axis=2)
+    gray = image.convert("L")
+    light = np.asarray(gray, np.float32)
+    out = np.repeat((255 - (255 - light) * 0.75)[..., None], 3, axis=2)
     there = np.isfinite(position)
     color = color_table(colors)[np.rint(position[there] * 255).astype(np.int64)].astype(np.float32)
-    # A little of the tissue's structure is kept in each color; its mean stays that of the color bar.
-    texture = (gray[there] - (gray[there].mean() if there.any() else 0)) * 0.6
-    out[there] = np.clip(color + texture[:, None], 0, 255)
+    # Held against the tile around it, and as a factor: a tile's hue, and nearly its mean, stay those of the color bar.
+    around = np.asarray(gray.filter(ImageFilter.BoxBlur(max(1.0, side / 2))), np.float32)
+    factor = 1 + np.clip((light - around)[there] / 255, -_TEXTURE, _TEXTURE)
+    out[there] = color * np.minimum(factor, 255 / color.max(axis=1))[:, None]
     return Image.fromarray(np.rint(out).astype(np.uint8))
 
 

@@ -50,6 +50,23 @@ def test_colors_are_those_of_matplotlib_at_the_value() -> None:
         assert np.abs(np.subtract(color_at(image, k * 2000 + 500, 3500), wanted)).max() <= 1
 
 
+@pytest.mark.parametrize("value", [0.0, 0.4, 1.0])
+def test_dark_and_pale_tissue_of_one_value_have_the_color_of_the_bar(value: float) -> None:
+    tissue = (
+        np.random.default_rng(0).integers(-40, 40, (800, 1000, 1)) + np.where(np.arange(1000) < 500, 60, 190)[:, None]
+    )
+    xy = [(x, y) for x in range(0, 9000, 1000) for y in range(0, 8000, 1000)]
+    image = draw(xy, [value] * len(xy), limits=(0.0, 1.0), thumbnail=np.repeat(tissue, 3, 2).astype(np.uint8))
+    wanted = np.array(colormaps[heatmap.COLORS](round(value * 255), bytes=True)[:3])
+    f = frame_of(image)
+    picture = np.asarray(image.convert("RGB"), float)[f["top"] :, f["left"] :]
+    for x in (1500, 7500):  # far from the edge between dark and pale
+        left, side = int(x * f["width"] / SIZE[0]), int(1000 * f["width"] / SIZE[0])
+        shown = picture[2 * side : 4 * side, left : left + side]
+        assert np.abs(shown.mean((0, 1)) - wanted).max() <= 10
+        assert shown.std() > 0.5
+
+
 def test_glass_and_tiles_without_a_value_stay_gray() -> None:
     image = draw([(0, 0), (2000, 0), (4000, 0)], [0.0, np.nan, 1.0])
     for x in (2500, 8000):
