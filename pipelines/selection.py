@@ -60,8 +60,9 @@ def read_selection(text: str) -> Selection:
     column = first_of(rows[0], "slide_id") if rows else "slide_id"
     if column is None:
         raise UsageError(f"--select {path}: no column slide_id (found: {', '.join(rows[0])}).")
-    if rows and "status" in rows[0]:
-        rows = [row for row in rows if row["status"].lower() in wanted]
+    status = next((name for name in rows[0] if name.lower() == "status"), None) if rows else None
+    if status is not None:
+        rows = [row for row in rows if row.get(status, "").lower() in wanted]
     elif text != str(path):
         raise UsageError(f"--select {text}: {path} has no column status.")
     return Selection(path, frozenset(row[column] for row in rows), inverted)

@@ -207,6 +207,8 @@ def test_a_selection_takes_what_was_decided(tmp_path):
     assert names(f"{table}:not-reject") == "acde"
     (tmp_path / "list.csv").write_text("slide\nb\ne\n")
     assert names(str(tmp_path / "list.csv")) == "be"
+    (tmp_path / "excel.csv").write_text("slide_id,Status\na,Accept\nb,reject\n")
+    assert names(str(tmp_path / "excel.csv")) == "a", "a slide that was rejected is taken"
     with pytest.raises(UsageError, match="no status 'good'"):
         read_selection(f"{table}:good")
     with pytest.raises(UsageError, match="no such file"):
