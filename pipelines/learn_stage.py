@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -146,7 +146,8 @@ def predict(
 ) -> Said:
     """Model and features → prediction tables; a model of clinical variables takes them from a table.
 
-    With a selection, of its slides alone. Labels change no prediction: they are written beside it, for `evaluate`.
+    With a selection, of its slides, beside those that the tables of this model hold already. Labels change no
+    prediction: they are written beside it, for `evaluate`.
 
     Raises:
         CheckFailedError: the features were made differently from those the model was trained on.
@@ -164,13 +165,19 @@ def predict(
         columns = columns_of(models)
         if not columns:
             raise UsageError(f"--clinical-table: the model {named.name} takes no clinical variables.")
-        named = dataclasses.replace(
-            named, cells=read_labels(clinical, manifest.entries, column=",".join(columns)).cells
-        )
+        cells = read_labels(clinical, manifest.entries, column=",".join(columns)).cells
+        named = dataclasses.replace(named, cells=cells if select is None else {**named.cells, **cells})
     folder = choose_folder(job, features, named.model.config.get("encoder"))
     loaded = load_features(job, folder, _names(manifest, select))
+    others = [] if select is None else _predicted_before(job, named, set(loaded.records))
+    n_wanted = len(loaded.records)
+    if others:
+        loaded = load_features(job, folder, [*loaded.records, *others])
     predictions.check_fits(named, loaded)
     notes = [*notes_on(models, named.cells, sorted(loaded.records)), *loaded.notes]
+    lost = [name for name in others if name not in loaded]
+    if lost:
+        notes.append(f"{len(lost)} slides that were predicted before have no features in {folder}, e.g. {lost[0]}")
     table = None if labels is None else _told(labels, manifest, target, keyfile, named)
     notes += [] if table is None else [note for note in table.notes if "only predicted" not in note]
     told = {"model": named.name, "model_sha256": named.sha256, "features": folder}
@@ -181,12 +188,14 @@ def predict(
         rows, fresh = predictions.predict(run.job, named, loaded, manifest.entries, labels=label)
     where = job.predictions(named.name) / "slides.csv"
     verb = "predicted" if fresh else "nothing new:"
+    beside = f", beside {len(rows) - n_wanted} of earlier runs" if len(rows) > n_wanted else ""
     return Said(
-        (f"{verb} {len(rows)} slides with {named.name} → {where}", *notes),
+        (f"{verb} {n_wanted} slides with {named.name}{beside} → {where}", *notes),
         {
             "status": "done",
             "model": named.name,
-            "slides": len(rows),
+            "slides": n_wanted,
+            "in_table": len(rows),
             "new": fresh,
             "outputs": [_in(job, where)],
             "warnings": notes,
@@ -353,6 +362,14 @@ def _told(path: Path, manifest: Manifest, target: str, keyfile: Path | None, nam
     example = next(iter(strange))
     note = f"{len(strange)} slides have a label that {named.name} does not know, e.g. {example}: {strange[example]}"
     return dataclasses.replace(table, notes=(*table.notes, note))
+
+
+def _predicted_before(job: JobFolder, named: NamedModel, besides: Collection[str]) -> list[str]:
+    """Name the slides that the model has predicted, besides some."""
+    from . import predictions
+
+    rows = predictions.read_predictions(job, named.name, named.sha256)
+    return [row["slide_id"] for row in rows if row["slide_id"] not in besides]
 
 
 def _labels_before(job: JobFolder, named: NamedModel) -> dict[str, str]:

@@ -149,6 +149,15 @@ def test_another_model_of_the_same_name_takes_no_ones_place(job, tmp_path, label
     assert (job / "predictions" / "gated_abmil" / "slides.csv").read_bytes() == before
 
 
+def test_predicting_a_selection_keeps_the_other_predictions(job, tmp_path):
+    table = job / "predictions" / "gated_abmil" / "slides.csv"
+    before = rows(table)
+    (tmp_path / "one.csv").write_text(f"slide_id\n{before[0]['slide_id']}\n")
+    code, said = slidemil_json("predict", job, "-m", "gated_abmil", "--select", tmp_path / "one.csv")
+    assert (code, said["slides"], said["in_table"]) == (0, 1, len(before)), said
+    assert rows(table) == before
+
+
 def test_a_changed_threshold_changes_the_predictions(job):
     from pipelines.records import read_record, seal
 
