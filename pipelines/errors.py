@@ -2,7 +2,8 @@
 
 JobError
 ├── UsageError            2   wrong option, wrong config, labels that do not fit
-│   └── NoAttentionError      a heatmap of attention was asked for, the head has none
+│   ├── NoAttentionError      a heatmap of attention was asked for, the head has none
+│   └── NotUtf8Error          a table is written in another encoding
 ├── SomeSlidesFailed      3   carried by the outcome, not raised
 ├── NothingMatchedError   4   no slide found, no label matched
 ├── EnvironmentFault      5   the installation or the disk lacks something
@@ -42,6 +43,10 @@ class UsageError(JobError):
 
 class NoAttentionError(UsageError):
     """A heatmap of attention was asked for, and the head weighs all tiles alike."""
+
+
+class NotUtf8Error(UsageError, ValueError):
+    """A table is not written in UTF-8."""
 
 
 class NothingMatchedError(JobError):

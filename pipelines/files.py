@@ -22,7 +22,7 @@ from typing import Any
 
 import h5py
 
-from .errors import EnvironmentFault, UsageError
+from .errors import EnvironmentFault, NotUtf8Error, UsageError
 from .h5_inside import refuse_outside
 from .processes import Process, this_process
 from .tables import CellsError, rows_of, shown_plainly, written_plainly
@@ -187,11 +187,14 @@ def read_csv(path: Path, *, strip: bool = True, errors: str = "strict") -> list[
 
     Raises:
         UsageError: a row has more cells than there are columns.
+        NotUtf8Error: the table is written in another encoding.
     """
     with path.open(newline="", encoding="utf-8-sig", errors=errors) as file:
-        rows = rows_of(file, separator=None if strip else ",")
         try:
+            rows = rows_of(file, separator=None if strip else ",")
             return [{_read(key, strip=True): _read(value, strip=strip) for key, value in row.items()} for row in rows]
+        except UnicodeDecodeError:
+            raise NotUtf8Error(f"{path}: the table is not written in UTF-8. Save it as `CSV UTF-8`.") from None
         except CellsError as error:
             raise UsageError(f"{path}: {error}") from None
 

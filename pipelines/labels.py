@@ -113,8 +113,6 @@ def read_labels(path: Path, slides: Sequence[SlideEntry], *, column: str = "labe
 def _rows(path: Path) -> list[dict[str, str]]:
     try:
         rows = read_csv(path)
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: the table is not written in UTF-8. Save it as `CSV UTF-8`.") from error
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror}). Check the path.") from error
     if not rows:

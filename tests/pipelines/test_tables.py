@@ -45,6 +45,13 @@ def test_a_manifest_of_a_european_spreadsheet(tmp_path):
     assert (two.slide_id, two.mpp) == ("b", None)
 
 
+def test_a_table_in_another_encoding_is_told_with_the_mend(tmp_path):
+    (tmp_path / "t.csv").write_bytes("slide_id,note\na,Kästchen\n".encode("latin-1"))
+    with pytest.raises(UsageError, match=r"t\.csv: the table is not written in UTF-8\. Save it as `CSV UTF-8`"):
+        read_csv(tmp_path / "t.csv")
+    assert "K" in read_csv(tmp_path / "t.csv", errors="surrogateescape")[0]["note"]
+
+
 @pytest.mark.parametrize("cell", ["0,2,5", "1.000,5", "a", "0,25 µm", "25,00"])
 def test_what_is_no_number_of_um_per_px_is_refused(tmp_path, cell):
     (tmp_path / "m.csv").write_text(f"path;mpp\na.svs;{cell}\n")
