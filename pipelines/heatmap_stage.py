@@ -58,8 +58,7 @@ def heatmap(
 
     job = JobFolder(out)
     everything = tables.read_manifest(job).entries
-    picked = everything if select is None else read_selection(select).of(everything)
-    entries = chosen(picked, slides)[:limit]
+    entries = chosen(everything, slides, select)[:limit]
     named = predictions.find_model(job, model)
     if scale not in SCALES:
         raise UsageError(f"--scale {scale}: there are {', '.join(SCALES)}.")
@@ -104,13 +103,22 @@ def heatmap(
     return Said((*lines, *done.warnings), data, ExitCode.SOME_FAILED if done.failed else ExitCode.DONE)
 
 
-def chosen(entries: Sequence[SlideEntry], wanted: Sequence[str]) -> Sequence[SlideEntry]:
-    """Return the slides of these names, all where none is named."""
+def chosen(entries: Sequence[SlideEntry], wanted: Sequence[str], select: str | None = None) -> Sequence[SlideEntry]:
+    """Return the slides of these names, all where none is named; of a selection, where there is one.
+
+    Raises:
+        UsageError: a slide that is named does not exist, or the selection does not take it.
+        NothingMatchedError: the selection takes no slide.
+    """
     known = {entry.slide_id: entry for entry in entries}
     strangers = [name for name in wanted if name not in known]
     if strangers:
         raise UsageError(f"--slide {strangers[0]}: no such slide; there are {', '.join(list(known)[:5])} …")
-    return [known[name] for name in wanted] if wanted else list(entries)
+    picked = list(entries) if select is None else read_selection(select).of(entries)
+    left = [name for name in wanted if known[name] not in picked]
+    if left:
+        raise UsageError(f"--slide {left[0]}: --select {select} does not take it. Leave one of the two out.")
+    return [known[name] for name in wanted] if wanted else picked
 
 
 def _check_features(job: JobFolder, folder: str, entries: Sequence[SlideEntry]) -> None:

@@ -24,7 +24,9 @@ from pipelines.feature_sets import bag_of
 from pipelines.features import read_features
 from pipelines.heatmap import FRAME_KEY, SIGNED
 from pipelines.heatmap_files import shown_values
+from pipelines.heatmap_stage import chosen
 from pipelines.jobfolder import JobFolder
+from pipelines.manifest import SlideEntry
 from pipelines.predictions import find_model
 from pipelines.tables_of_job import read_manifest
 
@@ -226,6 +228,16 @@ def test_what_cannot_be_is_one_clear_error(finished, arguments, words):
     assert code == 2, said
     assert words in said
     assert "Traceback" not in said
+
+
+def test_a_slide_that_a_selection_leaves_out_is_not_called_unknown(tmp_path):
+    (tmp_path / "s.csv").write_text("slide_id\na\n")
+    entries = [SlideEntry(name, tmp_path / name, name) for name in "ab"]
+    assert [entry.slide_id for entry in chosen(entries, ["a"], str(tmp_path / "s.csv"))] == ["a"]
+    with pytest.raises(UsageError, match=r"--slide b: --select .*s\.csv does not take it"):
+        chosen(entries, ["b"], str(tmp_path / "s.csv"))
+    with pytest.raises(UsageError, match="--slide c: no such slide"):
+        chosen(entries, ["c"], str(tmp_path / "s.csv"))
 
 
 def test_a_slide_without_features_is_named_with_the_mend(job):
