@@ -14,6 +14,7 @@ import wsi
 from mil.explain import METHODS
 from mil.tasks import Classification
 
+from .errors import JobError
 from .explainable import Means, check_prediction, target_of
 from .feature_sets import FeatureSet, bag_of
 from .features import FeatureFile
@@ -79,14 +80,17 @@ def draw_heatmaps(
     means: Means,
     progress: Progress,
     *,
+    damaged: Mapping[str, JobError] | None = None,
     force: bool = False,
 ) -> Heatmaps:
     """Explain and draw each slide that has tiles. Methods that were drawn before stay beside the new ones.
 
+    Slides whose features are `damaged`, or whose files cannot be read, fail alone.
+
     Raises:
         CheckFailedError: the model does not say here what it said when it predicted.
     """
-    result = Heatmaps()
+    result = Heatmaps(failed=[_of_slide(name, error) for name, error in (damaged or {}).items()])
     stored = {row["slide_id"]: row for row in read_predictions(job, named.name, named.sha256)}
     mine = [entry for entry in slides if entry.slide_id in features and features.n_tiles(entry.slide_id)]
     progress.total(len(mine))
@@ -95,9 +99,19 @@ def draw_heatmaps(
             _draw_one(job, named, features, entry, wish, means, stored.get(entry.slide_id), result, force=force)
         except wsi.SlideError as error:
             result.failed.append(Failure(entry.slide_id, error.what, _MOVED))
+        except JobError as error:
+            result.failed.append(_of_slide(entry.slide_id, error))
         progress.advance(1)
     _tell(result)
     return result
+
+
+def _of_slide(slide_id: str, error: JobError) -> Failure:
+    """Return what is wrong with a slide's files as its failure; errors of the run, of kinds of their own, end it."""
+    if type(error) is not JobError:
+        raise error
+    cause, _, mend = str(error).rpartition(". ")
+    return Failure(slide_id, cause, mend)
 
 
 _MOVED = "Put the slide where manifest.csv says it lies, and run this again."

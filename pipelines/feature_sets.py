@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 import mil
 
-from .errors import UsageError
+from .errors import JobError, UsageError
 from .features import FeatureFile, decisive, map_tiles, read_features, read_passport, same_passport
 from .files import sha256_json
 from .jobfolder import JobFolder
@@ -150,18 +150,27 @@ def choose_folder(job: JobFolder, wanted: str | None, passport: dict[str, Any] |
     return folders[0]
 
 
-def load_features(job: JobFolder, folder: str, slides: Sequence[str]) -> FeatureSet:
+def load_features(
+    job: JobFolder, folder: str, slides: Sequence[str], *, damaged: dict[str, JobError] | None = None
+) -> FeatureSet:
     """Find the finished slides of a feature folder; of several with commas, joined, those finished in all.
+
+    Args:
+        job: the job.
+        folder: relative to the job.
+        slides: their names.
+        damaged: takes slide → error where a feature file cannot be read; without, the first such file is raised.
 
     Raises:
         UsageError: no slide is finished.
+        JobError: a file is damaged, or each one is.
         CheckFailedError: slides were made differently; the message names the fields.
     """
-    first, *others = (_load(job, name, slides) for name in folder.split(_SEPARATOR))
+    first, *others = (_load(job, name, slides, damaged) for name in folder.split(_SEPARATOR))
     return _join(first, tuple(others)) if others else first
 
 
-def _load(job: JobFolder, folder: str, slides: Sequence[str]) -> FeatureSet:
+def _load(job: JobFolder, folder: str, slides: Sequence[str], damaged: dict[str, JobError] | None) -> FeatureSet:
     records: dict[str, Record] = {}
     passports: list[dict[str, Any]] = []
     for slide_id in slides:
@@ -169,9 +178,17 @@ def _load(job: JobFolder, folder: str, slides: Sequence[str]) -> FeatureSet:
         record = read_record(job, path)
         if record is None or not path.is_file():
             continue
-        passports.append(read_passport(path))
+        try:
+            passports.append(read_passport(path))
+        except JobError as error:
+            if damaged is None:
+                raise
+            damaged[slide_id] = error
+            continue
         same_passport(passports[0], passports[-1], what=f"{folder}/{slide_id}.h5")
         records[slide_id] = record
+    if not records and damaged:
+        raise next(iter(damaged.values()))
     if not records:
         raise UsageError(
             f"{job.root / folder}: no slide has finished features. `slidemil status {job.root}` tells why."

@@ -10,7 +10,7 @@ from typing import Any
 
 from . import tables_of_job as tables
 from .alone import alone
-from .errors import ExitCode, UsageError
+from .errors import ExitCode, JobError, UsageError
 from .jobfolder import JobFolder
 from .manifest import SlideEntry
 from .outcome import Said
@@ -68,7 +68,9 @@ def heatmap(
         for one in folder.split(","):
             _check_features(job, one, entries)
     # comparing trains the head again, on slides that need not be among those that are drawn
-    loaded = load_features(job, folder, [entry.slide_id for entry in (everything if compare else entries)])
+    damaged: dict[str, JobError] = {}
+    needed = [entry.slide_id for entry in (everything if compare else entries)]
+    loaded = load_features(job, folder, needed, damaged=damaged)
     predictions.check_fits(named, loaded)
     asked = needs_encoder(methods) or concepts is not None
     means = means_of(job, loaded, weights, offline=offline) if asked else Means()
@@ -76,7 +78,7 @@ def heatmap(
     told = {"model": named.name, "model_sha256": named.sha256, "features": folder, "method": ",".join(wish.methods)}
     with Run(job, "heatmap", told) as run, alone(job, "heatmaps", named.name):
         with progress("heatmaps", "slides", quiet=quiet) as bar:
-            done = draw_heatmaps(run.job, named, loaded, entries, wish, means, bar, force=force)
+            done = draw_heatmaps(run.job, named, loaded, entries, wish, means, bar, damaged=damaged, force=force)
         where = job.heatmaps(named.name)
         lines = [f"{len(done.drawn)} heatmaps drawn, {len(done.skipped)} were there already → {where}"]
         lines += [f"  failed  {f.slide}: {f.cause}. {f.mend}" for f in done.failed]
@@ -91,8 +93,10 @@ def heatmap(
             "warnings": done.warnings,
         }
         if compare:
+            failed = {failure.slide for failure in done.failed}
+            whole = [entry for entry in entries if entry.slide_id not in failed]
             with progress("comparing", "slides", quiet=quiet) as bar:
-                found = compared(run.job, named, loaded, entries, wish.methods, target, truth, means, bar)
+                found = compared(run.job, named, loaded, whole, wish.methods, target, truth, means, bar)
             lines += table(found)
             data["comparison"] = list(found.rows)
             data["outputs"].append(_in(job, found.path))

@@ -249,6 +249,19 @@ def test_a_slide_without_features_is_named_with_the_mend(job):
     assert "slidemil extract" in said
 
 
+def test_a_slide_whose_files_are_bad_fails_alone(job):
+    first, second, third = sorted(job.glob("*/features_*/*.h5"))[:3]
+    (job / "thumbnails" / f"{first.stem}.jpg").unlink()
+    second.write_bytes(b"")
+    three = [f"--slide={path.stem}" for path in (first, second, third)]
+    code, said = slidemil_json("heatmap", job, "-m", "gated_abmil", "--method", "lrp", *three, "--force")
+    assert (code, said["status"], said["drawn"]) == (3, "partial", 1), said
+    assert {row["slide"]: "slidemil extract" in row["mend"] for row in said["failed"]} == {
+        first.stem: True,
+        second.stem: True,
+    }
+
+
 def test_a_stored_prediction_that_says_otherwise_is_refused_at_every_run(job):
     table = job / "predictions/gated_abmil/slides.csv"
     with table.open() as file:
