@@ -28,6 +28,7 @@ from .progress import Progress
 from .records import Record, current, read_record
 from .reread import SlideTiles
 from .score_files import read_scores
+from .units import counted
 
 FORMAT = 3
 """Raised when what lies in a drawn slide's files changes: they are then drawn again."""
@@ -102,8 +103,21 @@ def draw_heatmaps(
         except JobError as error:
             result.failed.append(_of_slide(entry.slide_id, error))
         progress.advance(1)
+    result.warnings += _not_drawn(features, slides, damaged or {})
     _tell(result)
     return result
+
+
+def _not_drawn(features: FeatureSet, slides: Sequence[SlideEntry], damaged: Mapping[str, JobError]) -> list[str]:
+    """Say of which slides nothing could be drawn, though nothing failed."""
+    names = [entry.slide_id for entry in slides if entry.slide_id not in damaged]
+    lacks = {
+        f"no features in {features.folder}": [name for name in names if name not in features],
+        "no tiles": [name for name in names if name in features and not features.n_tiles(name)],
+    }
+    return [
+        f"not drawn, {why}: {counted(len(some), 'slide')}, {', '.join(some[:5])}" for why, some in lacks.items() if some
+    ]
 
 
 def _of_slide(slide_id: str, error: JobError) -> Failure:

@@ -250,7 +250,7 @@ def test_a_slide_without_features_is_named_with_the_mend(job):
 
 
 def test_a_slide_whose_files_are_bad_fails_alone(job):
-    first, second, third = sorted(job.glob("*/features_*/*.h5"))[:3]
+    first, second, third, *others = sorted(job.glob("*/features_*/*.h5"))
     (job / "thumbnails" / f"{first.stem}.jpg").unlink()
     second.write_bytes(b"")
     three = [f"--slide={path.stem}" for path in (first, second, third)]
@@ -260,6 +260,11 @@ def test_a_slide_whose_files_are_bad_fails_alone(job):
         first.stem: True,
         second.stem: True,
     }
+    second.unlink()
+    for path in others[1:]:
+        path.unlink()
+    code, said = slidemil_json("heatmap", job, "-m", "gated_abmil", "--limit", 4)
+    assert any(text.startswith("not drawn, no features in") and second.stem in text for text in said["warnings"]), said
 
 
 def test_a_stored_prediction_that_says_otherwise_is_refused_at_every_run(job):
