@@ -28,6 +28,7 @@ from .records import publish
 from .scales import scales_of
 from .targets import check_job
 from .training_table import training_table
+from .units import counted
 
 __all__ = [
     "evaluate",
@@ -120,7 +121,10 @@ def run(
         elif model is not None:
             steps.append(predict(out, model, features=folder, select=picked))
         if model is not None:
-            steps.append(_heatmap_if_any(out, model, features=folder, force=force, quiet=quiet))
+            drawn = _heatmap_if_any(out, model, features=folder, force=force, quiet=quiet)
+            steps.append(drawn)
+            if drawn.exit_code:
+                problem, code = f"{counted(len(drawn.data['failed']), 'heatmap')} could not be drawn", drawn.exit_code
     except Exception as error:
         known = exit_code_of(error)
         if known is None:

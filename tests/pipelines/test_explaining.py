@@ -17,8 +17,9 @@ from PIL import Image
 import mil
 from mil.explain import METHODS
 from mil.explain.faithfulness import deletion, insertion
+from pipelines import stages
 from pipelines.comparing import COLUMNS, ranked
-from pipelines.errors import UsageError
+from pipelines.errors import ExitCode, UsageError
 from pipelines.explainable import check_prediction
 from pipelines.feature_sets import bag_of
 from pipelines.features import read_features
@@ -27,6 +28,7 @@ from pipelines.heatmap_files import shown_values
 from pipelines.heatmap_stage import chosen
 from pipelines.jobfolder import JobFolder
 from pipelines.manifest import SlideEntry
+from pipelines.outcome import Said
 from pipelines.predictions import find_model
 from pipelines.tables_of_job import read_manifest
 
@@ -265,6 +267,13 @@ def test_a_slide_whose_files_are_bad_fails_alone(job):
         path.unlink()
     code, said = slidemil_json("heatmap", job, "-m", "gated_abmil", "--limit", 4)
     assert any(text.startswith("not drawn, no features in") and second.stem in text for text in said["warnings"]), said
+
+
+def test_a_whole_run_tells_heatmaps_that_failed(job, cohort, labels, monkeypatch):
+    bad = Said((), {"failed": [{"slide": "a"}]}, ExitCode.SOME_FAILED)
+    monkeypatch.setattr(stages, "heatmap", lambda *_, **__: bad)
+    code, said = slidemil_json("run", cohort.slides[0].path.parent, "-o", job, "-l", labels)
+    assert (code, said["status"], said["problem"]) == (3, "partial", "1 heatmap could not be drawn"), said
 
 
 def test_a_stored_prediction_that_says_otherwise_is_refused_at_every_run(job):
