@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from .records import publish
 from .reread import SlideTiles
 from .retraining import retrained
 from .score_files import read_scores
+from .true_regions import true_regions
 
 MOST_SLIDES = 12
 SEEDS = 2
@@ -80,11 +80,18 @@ def compare(
     means: Means,
     progress: Progress,
 ) -> Comparison:
-    """Score every method on slides of the class, and write `methods.csv`."""
+    """Score every method on slides of the class, and write `methods.csv`.
+
+    Raises:
+        UsageError: a file of true regions cannot be read.
+    """
     told = {row["slide_id"]: row for row in read_predictions(job, named.name, named.sha256)}
     chosen = _slides(named, features, slides, target, told)
+    regions = true_regions(truth or job.truth, [entry.slide_id for entry in chosen])
     heads, notes = _other_heads(named, features, told)
-    case = _Case(named, features, target, truth or job.truth, means, heads)
+    if truth is not None and not regions:
+        notes.append(f"no truth: none of these slides has a file in {truth}, e.g. SLIDE.geojson")
+    case = _Case(named, features, target, regions, means, heads)
     progress.total(len(chosen))
     found: dict[str, list[_OnSlide]] = {method: [] for method in methods}
     for number, entry in enumerate(chosen):
@@ -106,7 +113,7 @@ class _Case:
     named: NamedModel
     features: FeatureSet
     target: str | None
-    truth: Path
+    regions: Mapping[str, list[Any]]
     means: Means
     heads: Sequence[mil.Head]
 
@@ -160,7 +167,7 @@ def _on_slide(
     file = case.features.read(entry.slide_id)
     bag = bag_of(file)
     target = target_of(case.named, case.target, case.named.answer(bag))
-    inside = inside_truth(case.truth / f"{entry.slide_id}.geojson", file)
+    inside = inside_truth(case.regions.get(entry.slide_id, []), file)
     tiles = SlideTiles(entry, file)
     for method, mine in values.items():
         others = _others(case, method, bag, target, tiles) if again or not METHODS[method].pixels else []
@@ -187,16 +194,10 @@ def _others(case: _Case, method: str, bag: mil.Bag, target: int, tiles: SlideTil
     ]
 
 
-def inside_truth(path: Path, file: FeatureFile) -> NDArray[np.bool_] | None:
+def inside_truth(region: list[Any], file: FeatureFile) -> NDArray[np.bool_] | None:
     """Return which tiles lie in a true region; None without a region, or where all tiles do."""
-    from shapely.geometry import shape
-
     from .demo_cohort import region_share
 
-    if not path.is_file():
-        return None
-    outline = json.loads(path.read_text(encoding="utf-8"))
-    region = [shape(item["geometry"]) for item in outline.get("features", [])]
     inside: NDArray[np.bool_] = region_share(file.xy, file.footprint, region) >= TRUE_SHARE
     return inside if inside.any() and not inside.all() else None
 

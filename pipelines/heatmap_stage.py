@@ -55,6 +55,7 @@ def heatmap(
     from .explaining import Wish, draw_heatmaps
     from .feature_sets import choose_folder, load_features
     from .heatmap_files import SCALES
+    from .true_regions import check_folder
 
     job = JobFolder(out)
     everything = tables.read_manifest(job).entries
@@ -63,6 +64,7 @@ def heatmap(
     if scale not in SCALES:
         raise UsageError(f"--scale {scale}: there are {', '.join(SCALES)}.")
     check_class(named, target)
+    check_folder(truth)
     folder = choose_folder(job, features, named.model.config.get("encoder"))
     if slides:
         for one in folder.split(","):

@@ -31,6 +31,7 @@ from pipelines.manifest import SlideEntry
 from pipelines.outcome import Said
 from pipelines.predictions import find_model
 from pipelines.tables_of_job import read_manifest
+from pipelines.true_regions import true_regions
 
 QUICK = ("attention", "lrp", "perturbation")
 DRAWN = ("--method", ",".join(QUICK))
@@ -222,6 +223,7 @@ def test_the_order_of_the_methods_asked_for_changes_no_byte(finished, tmp_path):
         (["--class", "tumour"], "negative, positive"),
         (["--slide", "nobody"], "no such slide"),
         (["--scale", "log"], "log-ratio, rank, raw"),
+        (["--compare", "--truth", "/nowhere"], "no such folder"),
         (["--concepts", "/nowhere"], "one folder for each concept"),
     ],
 )
@@ -314,6 +316,24 @@ def test_signed_values_share_one_scale_around_zero_and_attention_has_fixed_ends(
     assert shown_values("attention", attention, "log-ratio").limits == (-6.0, 6.0)
     assert shown_values("attention", values, "rank").limits == (0.0, 1.0)
     assert "raw" in shown_values("attention", attention, "raw").normalization
+
+
+def test_true_regions_are_read_from_what_other_programs_write(tmp_path):
+    square = {"type": "Polygon", "coordinates": [[[0, 0], [4, 0], [4, 4], [0, 4], [0, 0]]]}
+    feature = {"type": "Feature", "properties": {}, "geometry": square}
+    collection = {"type": "FeatureCollection", "features": [feature]}
+    for tree in (square, feature, [feature], collection):
+        (tmp_path / "a.geojson").write_text(json.dumps(tree), encoding="utf-8-sig")
+        assert [one.area for one in true_regions(tmp_path, "ab")["a"]] == [16]
+    (tmp_path / "b.geojson.gz").write_bytes(gzip.compress(json.dumps(collection).encode()))
+    assert [one.area for one in true_regions(tmp_path, "b")["b"]] == [16]
+    for text in ("no JSON", "3", '[{"type": "Feature", "geometry": null}]', '{"type": "Polygon", "coordinates": 3}'):
+        (tmp_path / "a.geojson").write_text(text)
+        with pytest.raises(UsageError, match=r"a\.geojson: no GeoJSON of regions .* Export it anew"):
+            true_regions(tmp_path, "a")
+    (tmp_path / "b.geojson.gz").write_bytes(b"no gzip")
+    with pytest.raises(UsageError, match="no GeoJSON"):
+        true_regions(tmp_path, "b")
 
 
 def test_ranking_is_by_mean_place_with_ties_shared():
