@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipelines.jobfolder import JobFolder
+from pipelines.made_with import compared_with, digest_now, is_of
+
 Row = dict[str, str]
 
 
@@ -32,6 +35,8 @@ class Model:
     evaluation: dict[str, Any] = field(default_factory=dict)
     explained: list[Row] = field(default_factory=list)
     """What the methods are worth, as `slidemil heatmap --compare` found."""
+    older: list[str] = field(default_factory=list)
+    """What lies there of a model that had this name before, and is not shown."""
     members: list[str] = field(default_factory=list)
     """Of an ensemble, or of a cross-validation."""
     threshold: float | None = None
@@ -119,7 +124,7 @@ def _models(job: Path, problems: list[str]) -> list[Model]:
 
 
 def _model(job: Path, name: str, problems: list[str]) -> Model:
-    folder, pictures = job / "predictions" / name, job / "heatmaps" / name
+    folder = job / "predictions" / name
     members = _members(job / "models" / name, problems)
     configs = [_json(job / "models" / one / "config.json", problems) for one in members or [name]]
     cuts = [config["threshold"] for config in configs if isinstance(config.get("threshold"), int | float)]
@@ -130,15 +135,30 @@ def _model(job: Path, name: str, problems: list[str]) -> Model:
         metrics=_json(job / "models" / name / "metrics.json", problems),
         predictions=_table(folder / table, problems),
         table=table,
-        heatmaps=_files(pictures, ".png"),
-        top=_files(pictures / "top", ".jpg"),
-        overlays=_files(pictures / "gradcam_tiles", ".jpg"),
         evaluation=_json(folder / "evaluation.json", problems),
-        explained=_table(pictures / "methods.csv", problems),
         members=members,
         threshold=sum(cuts) / len(cuts) if cuts else None,
         folder=folder,
+        **_explanations(JobFolder(job), name, problems),
     )
+
+
+def _explanations(job: JobFolder, name: str, problems: list[str]) -> dict[str, Any]:
+    """Return what explains the model that has the name now; what is left of one before it is only named."""
+    folder, digest = job.heatmaps(name), digest_now(job, name)
+    kinds = {
+        "heatmaps": (folder, ".png"),
+        "top": (folder / "top", ".jpg"),
+        "overlays": (folder / "gradcam_tiles", ".jpg"),
+    }
+    files = {kind: _files(*where) for kind, where in kinds.items()}
+    slides = {slide for found in files.values() for slide in found}
+    old = {slide for slide in slides if not is_of(job, folder / f"{slide}.png", digest)}
+    shown = {kind: {slide: found[slide] for slide in found if slide not in old} for kind, found in files.items()}
+    same = digest is None or compared_with(job, name) in (None, digest)
+    explained = _table(folder / "methods.csv", problems) if same else []
+    older = [f"heatmaps of {len(old)} slides"] * bool(old) + ["what the methods are worth"] * (not same)
+    return {**shown, "explained": explained, "older": older}
 
 
 def _members(folder: Path, problems: list[str]) -> list[str]:

@@ -19,6 +19,7 @@ from pipelines import tables_of_job as tables
 from pipelines.config import ARTIFACTS
 from pipelines.files import open_h5, read_csv
 from pipelines.jobfolder import JobFolder
+from pipelines.made_with import digest_now, is_of
 from pipelines.manifest import SlideEntry
 
 from .packed import Placed
@@ -119,6 +120,8 @@ class JobHoldings:
         """Return models and methods of the scores there are."""
         found = []
         for path in sorted(self.root.glob(f"heatmaps/*/{_literal(slide_id)}.scores.h5")):
+            if not is_of(self.job, path.with_name(f"{slide_id}.png"), digest_now(self.job, path.parent.name)):
+                continue  # of a model that had this name before
             try:
                 with open_h5(path) as file:
                     a = file["coords"].attrs

@@ -21,6 +21,9 @@ import yaml
 from PIL import Image
 
 from pipelines import heatmap, report
+from pipelines.jobfolder import JobFolder
+from pipelines.made_with import digest_now
+from pipelines.records import finish, publish
 from pipelines.report import images, render
 from pipelines.report.bands import RESAMPLES, bands_of
 from pipelines.report.read import read_job
@@ -313,6 +316,30 @@ def test_damaged_files_are_named_and_do_not_end_the_report(job: Path) -> None:
     words = Page(render(job)).words
     assert "metrics.json: could not be read" in words
     assert "job.yaml: could not be read" in words
+
+
+def trained(job: JobFolder, weights: bytes) -> str | None:
+    for name, data in {"config.json": b'{"classes": ["negative", "positive"]}', "model.safetensors": weights}.items():
+        finish(job, job.model("abmil") / name, data, {})
+    return digest_now(job, "abmil")
+
+
+def test_explanations_of_a_model_that_had_the_name_before_are_not_shown(job: Path) -> None:
+    folder, where = JobFolder(job), job / "heatmaps/abmil"
+    png, digest = (where / "S1.png").read_bytes(), trained(folder, b"old")
+    for name in ("S0", "S1"):
+        finish(folder, where / f"{name}.png", png, {"model": digest})
+    publish(folder, where / "methods.csv", b"rank,method\n1,lrp\n")
+    written = hashlib.sha256((where / "methods.csv").read_bytes()).hexdigest()
+    told = {"verb": "heatmap", "arguments": {"model": "abmil", "model_sha256": digest}}
+    put(job / "runs/20260103T000000Z-c.json", json.dumps(told))
+    put(job / "runs/20260103T000000Z-c.ledger.jsonl", json.dumps({"sha256": written}))
+    (before,) = read_job(job).models
+    assert (set(before.heatmaps), len(before.explained), before.older) == ({"S0", "S1"}, 1, [])
+    finish(folder, where / "S0.png", png, {"model": trained(folder, b"new")})
+    (after,) = read_job(job).models
+    assert (set(after.heatmaps), set(after.top), after.explained) == ({"S0"}, set(), [])
+    assert "heatmaps of 1 slides, what the methods are worth" in Page(render(job)).words
 
 
 def test_yaml_is_never_run(job: Path) -> None:

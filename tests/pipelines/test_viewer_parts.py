@@ -12,8 +12,13 @@ from _slides import smooth_picture, write_aperio
 
 import wsi
 from pipelines.errors import NothingMatchedError, UsageError
+from pipelines.jobfolder import JobFolder
+from pipelines.made_with import digest_now
 from pipelines.manifest import SlideEntry
+from pipelines.records import finish
+from pipelines.score_files import scores_h5
 from pipelines.selection import read_selection
+from pipelines.viewer.holdings import JobHoldings
 from pipelines.viewer.packed import Placed, pack, step_of
 from pipelines.viewer.pool import SlideGoneError, SlidePool
 from pipelines.viewer.pyramid import SIDE, Pyramid, Zoomed
@@ -216,3 +221,17 @@ def test_a_selection_takes_what_was_decided(tmp_path):
     table.write_text("slide_id,status\nzz,accept\n")
     with pytest.raises(NothingMatchedError, match="takes none of 5 slides"):
         read_selection(str(table)).of(entries)
+
+
+def test_scores_of_a_model_that_had_the_name_before_are_no_layer(tmp_path):
+    job = JobFolder(tmp_path)
+    for weights in (b"old", b"new"):
+        for name in ("config.json", "model.safetensors"):
+            finish(job, job.model("m") / name, weights, {})
+        if weights == b"old":
+            scores = scores_h5(np.zeros((1, 2), np.int64), {"patch_size_level0": 9}, {"attention": [1.0]})
+            (tmp_path / "heatmaps/m").mkdir(parents=True)
+            (tmp_path / "heatmaps/m/S.scores.h5").write_bytes(scores)
+            finish(job, job.heatmaps("m") / "S.png", b"", {"model": digest_now(job, "m")})
+            assert [one["model"] for one in JobHoldings(job).layers("S")] == ["m"]
+    assert JobHoldings(job).layers("S") == []
