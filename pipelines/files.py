@@ -84,6 +84,21 @@ def replace_tree(temporary: Path, folder: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
+def remove(path: Path) -> None:
+    """Delete a file, or a folder with all that is in it, where it is there.
+
+    Raises:
+        EnvironmentFault: it cannot be deleted.
+    """
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise EnvironmentFault(explain(error, path, 0)) from error
+
+
 def temporary_name(path: Path) -> Path:
     """Return a name in the same folder that no other process uses, and that says whose it is."""
     me = this_process()

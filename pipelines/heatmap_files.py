@@ -20,7 +20,7 @@ from .errors import JobError
 from .explainable import Means
 from .feature_sets import bag_of
 from .features import FeatureFile, bounds_of
-from .files import write_bytes, write_tree
+from .files import remove, write_bytes, write_tree
 from .jobfolder import JobFolder
 from .manifest import SlideEntry
 from .members import maps_of
@@ -91,6 +91,8 @@ def write_drawing(
     except wsi.SlideError as error:
         lack = error.what
     forget(job, picture_path(job, drawing.named, name))  # until all are there, none counts
+    for path in _could_be(folder, name) - {*files, picture_path(job, drawing.named, name)}:
+        remove(path)  # of another class or model, or of methods that are not drawn now
     for path, data in files.items():
         write_bytes(path, data)
     beside = list(files)
@@ -101,6 +103,13 @@ def write_drawing(
     told = {**facts, "top": lack is None, "methods": list(drawing.values), "target": _class(drawing)}
     finish(job, picture_path(job, drawing.named, name), _picture(job, drawing, first), parts, told, companions=beside)
     return lack
+
+
+def _could_be(folder: Path, name: str) -> set[Path]:
+    """What some drawing of a slide writes, and another may not."""
+    pictures = {folder / method / f"{name}.png" for method in METHODS}
+    tiles = {folder / kind / f"{name}.jpg" for kind in ("top", "bottom", "gradcam_tiles")}
+    return pictures | tiles | {folder / f"{name}.scores.ome.zarr"}
 
 
 def _data(folder: Path, drawing: Drawing) -> dict[Path, bytes]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import re
 import shutil
 
 import h5py
@@ -212,6 +213,22 @@ def test_the_order_of_the_methods_asked_for_changes_no_byte(finished, tmp_path):
             assert code == 0, said
         found.append(digests(job))
     assert found[0] == found[1]
+
+
+def test_what_an_earlier_drawing_left_and_this_one_has_not_is_gone(job):
+    """Of another class, and of a slide that moved: nothing of it may stand beside what is drawn now."""
+    one = sorted(folder(job).glob("*.scores.h5"))[0].name.removesuffix(".scores.h5")
+    draw = ("heatmap", job, "-m", "gated_abmil", "--slide", one, "-q", "--method")
+    assert slidemil(*draw, "attention,lrp", "--zarr")[0] == 0
+    left = [f"{one}.scores.ome.zarr", f"lrp/{one}.png"]
+    assert all((folder(job) / name).exists() for name in left)
+    assert slidemil(*draw, "attention", "--class", "negative")[0] == 0
+    assert not [name for name in left if (folder(job) / name).exists()]
+    table = job / "manifest.csv"
+    table.write_text(re.sub(r"[^,\n]*/([^/,]+\.svs)", r"nowhere/\1", table.read_text()))
+    assert (folder(job) / f"top/{one}.jpg").is_file()
+    assert slidemil(*draw, "lrp", "--force")[0] == 0
+    assert not [kind for kind in ("top", "bottom") if (folder(job) / kind / f"{one}.jpg").exists()]
 
 
 @pytest.mark.parametrize(
