@@ -1,4 +1,4 @@
-"""Grad-CAM of one tile that somebody clicked: the model and the encoder are loaded at the first click, and kept."""
+"""Grad-CAM of one tile that somebody clicked: the model, as it is now, and the encoder stay loaded after the first."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from pipelines.errors import UsageError
 from pipelines.jobfolder import JobFolder
+from pipelines.made_with import digest_now
 from pipelines.manifest import SlideEntry
 
 from .slides import Slides
@@ -92,8 +93,8 @@ class TileCam:
         from pipelines.predictions import check_fits, find_model
 
         slides = [entry.slide_id for entry in tables.read_manifest(self.job).entries]
-        if model in self._ready:  # slides may have come since
-            known = self._ready[model]
+        known = self._ready.get(model)
+        if known is not None and known.named.sha256 == digest_now(self.job, model):  # slides may have come since
             return replace(known, features=load_features(self.job, known.features.folder.as_posix(), slides))
         if not self.job.model(model).is_dir():
             raise UsageError(f"the model {model} is not in this job: its tiles cannot be explained anew.")

@@ -20,11 +20,14 @@ from _viewer import asked, browser, needs_asset, serving, told, until
 from PIL import Image
 
 import wsi
+from pipelines import explainable
 from pipelines import tables_of_job as tables
 from pipelines.convert import convert
 from pipelines.jobfolder import JobFolder
 from pipelines.manifest import SlideEntry
+from pipelines.predictions import find_model
 from pipelines.viewer import asset, slides
+from pipelines.viewer.cam import TileCam
 from pipelines.viewer.foreign import BLOCKS
 from pipelines.viewer.pool import SlideGoneError
 
@@ -264,6 +267,17 @@ def test_a_tile_cannot_be_explained_by_descriptors(url, slide):
     status, body = asked(f"{url}slides/{slide}/gradcam/gated_abmil/0_0")
     assert status == 409
     assert "--encoder slidemil-compact" in json.loads(body)["error"]
+
+
+def test_a_model_that_was_trained_anew_explains_the_next_tile(finished, labels, tmp_path, monkeypatch):
+    job = JobFolder(shutil.copytree(finished, tmp_path / "job"))
+    monkeypatch.setattr(explainable, "choose_methods", lambda *_: ("gradcam",))  # which model is asked, not how
+    cam = TileCam(job, slides.Slides())
+    first = cam._get("gated_abmil").named
+    assert cam._get("gated_abmil").named is first, "it is loaded once"
+    code, said = slidemil("train", job.root, "-l", labels, "--epochs", 1, "--set", "seed=5", "-q")
+    assert code == 0, said
+    assert cam._get("gated_abmil").named.sha256 == find_model(job, "gated_abmil").sha256 != first.sha256
 
 
 def test_a_job_under_way_may_be_looked_at(asset_there, job, tmp_path):
