@@ -221,6 +221,7 @@ class Viewer:
             status, note = told["status"], told.get("note")
             if not isinstance(status, str) or not isinstance(note, str | None):
                 raise TypeError
+            f"{status}{note}".encode()  # half a character of UTF-16 could not be written
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise HTTPException(400, "A decision is an object with status, and maybe note.") from None
         row = await run_in_threadpool(self.review.decide, entry.slide_id, status, note)

@@ -219,7 +219,16 @@ def test_the_policy_lets_nothing_in_from_elsewhere(url):
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"[]", b"null", b'{"status": 1}', b'{"status": "accept", "note": []}', b"[" * 5000]
+    "body",
+    [
+        b"",
+        b"[]",
+        b"null",
+        b'{"status": 1}',
+        b'{"status": "accept", "note": []}',
+        b'{"status": "accept", "note": "\\ud800"}',
+        b"[" * 5000,
+    ],
 )
 def test_a_decision_that_is_none_is_refused(url, slide, body):
     assert asked(f"{url}slides/{slide}/review", data=body)[0] == 400
