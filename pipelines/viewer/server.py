@@ -63,11 +63,12 @@ class Server:
 
     Raises:
         EnvironmentFault: OpenSeadragon is not built in, or the port is taken.
-        UsageError: the folder is none that can be shown.
+        UsageError: the folder is none that can be shown, or a path is none.
     """
 
     def __init__(self, root: Path, wish: Wish) -> None:
         asset.check()
+        check_paths(wish)
         import uvicorn
 
         for name in _EARLY:  # time that the first tile would else take
@@ -114,6 +115,19 @@ class Server:
     def stop(self) -> None:
         """Let `run` end, from another thread."""
         self._server.should_exit = True
+
+
+def check_paths(wish: Wish) -> None:
+    """Refuse at the start what would only fail at the first click, or at the first decision.
+
+    Raises:
+        UsageError: the weights are not there, or there is no place for the table of decisions.
+    """
+    word = wish.weights or "random"
+    if word.partition(":")[0] != "random" and not Path(word.removeprefix("local-dir:")).exists():
+        raise UsageError(f"--weights {word}: no such file or folder. Leave it out where the job's own lie as before.")
+    if wish.review is not None and (wish.review.is_dir() or not wish.review.parent.is_dir()):
+        raise UsageError(f"--review {wish.review}: no table can lie there. Name a file in a folder that exists.")
 
 
 def open_folder(root: Path, wish: Wish) -> tuple[Holdings, Slides]:

@@ -26,7 +26,7 @@ from pipelines.convert import convert
 from pipelines.jobfolder import JobFolder
 from pipelines.manifest import SlideEntry
 from pipelines.predictions import find_model
-from pipelines.viewer import asset, slides
+from pipelines.viewer import asset, server, slides
 from pipelines.viewer.cam import TileCam
 from pipelines.viewer.foreign import BLOCKS
 from pipelines.viewer.pool import SlideGoneError
@@ -415,6 +415,10 @@ def test_what_cannot_be_served_is_one_clear_error(asset_there, job, tmp_path, mo
     (tmp_path / "empty").mkdir()
     code, said = slidemil("serve", tmp_path / "empty")
     assert (code, "no job" in said) == (2, True)
+    for option, path in {"--weights": tmp_path / "none.pth", "--review": tmp_path / "none" / "review.csv"}.items():
+        monkeypatch.setattr(server.Server, "run", lambda self: None)
+        code, said = slidemil("serve", job, "--port", 0, option, path)
+        assert (code, f"{option} {path}" in " ".join(said.split())) == (2, True), said
     with socket.create_server(("127.0.0.1", 0)) as taken:
         code, said = slidemil("serve", job, "--port", taken.getsockname()[1])
     assert (code, "--port 0" in said) == (5, True)
