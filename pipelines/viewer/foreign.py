@@ -90,20 +90,25 @@ class ForeignHoldings:
         return placed
 
     def layers(self, slide_id: str) -> list[dict[str, Any]]:
-        """Return CLAM's block maps."""
+        """Return CLAM's block maps, those that are whole."""
         path = self._blocks.get().get(slide_id)
-        if path is None:
-            return []
+        try:
+            if path is None or not len(read_blocks(path)[0]):
+                return []
+        except CheckFailedError:
+            return []  # who asks for its values is told
         return [{"model": "CLAM", "methods": ["attention_scores"], "target": "", "logit": None}]
 
     def scores(self, slide_id: str, model: str, method: str) -> tuple[Placed, NDArray[np.float32]] | None:
-        """Return tiles and values of a block map; how large a tile is, is known from the features or is the step."""
+        """Return tiles and values of a block map; how large a tile is, is known from the features or is the step.
+
+        Raises:
+            CheckFailedError: the map is damaged, or nobody says how large its tiles are.
+        """
         path = self._blocks.get().get(slide_id)
         if path is None or (model, method) != ("CLAM", "attention_scores"):
             return None
-        with open_h5(path) as file:
-            xy = file["coords"][()].astype(np.int64).reshape(-1, 2)
-            values = file["attention_scores"][()].astype(np.float32).ravel()
+        xy, values = read_blocks(path)
         known = self.grid(slide_id) if slide_id in self._files.get() else None
         side = self._given.footprint or 0
         bare = Placed(xy, (side, side))
@@ -165,6 +170,25 @@ class ForeignHoldings:
 def slides_by_name(slides: Sequence[SlideEntry]) -> dict[str, SlideEntry]:
     """Return slides by their names, and by what other tools would call them."""
     return {slide_stem(Path(str(entry.path))): entry for entry in slides} | {entry.slide_id: entry for entry in slides}
+
+
+def read_blocks(path: Path) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return corners (N, 2) and values (N,) of one of CLAM's block maps.
+
+    Raises:
+        CheckFailedError: it is damaged.
+    """
+    try:
+        with open_h5(path) as file:
+            xy = file["coords"][()].astype(np.int64).reshape(-1, 2)
+            values = file["attention_scores"][()].astype(np.float32).ravel()
+        if len(xy) != len(values):
+            raise ValueError(f"{len(values)} values for {len(xy)} tiles")
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        raise CheckFailedError(
+            f"{path}: no whole map of attention ({str(error)[:100]}). Let CLAM's create_heatmaps.py write it again."
+        ) from error
+    return xy, values
 
 
 def predictions_in(root: Path) -> dict[str, list[dict[str, Any]]]:

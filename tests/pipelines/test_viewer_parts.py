@@ -6,22 +6,26 @@ import asyncio
 import struct
 import threading
 
+import h5py
 import numpy as np
 import pytest
 from _slides import smooth_picture, write_aperio
 
 import wsi
-from pipelines.errors import NothingMatchedError, UsageError
+from pipelines.errors import CheckFailedError, NothingMatchedError, UsageError
+from pipelines.formats.slide_features import Given
 from pipelines.jobfolder import JobFolder
 from pipelines.made_with import digest_now
 from pipelines.manifest import SlideEntry
 from pipelines.records import finish
 from pipelines.score_files import scores_h5
 from pipelines.selection import read_selection
+from pipelines.viewer.foreign import BLOCKS, ForeignHoldings
 from pipelines.viewer.holdings import JobHoldings
 from pipelines.viewer.packed import Placed, pack, step_of
 from pipelines.viewer.pool import SlideGoneError, SlidePool
 from pipelines.viewer.pyramid import SIDE, Pyramid, Zoomed
+from pipelines.viewer.slides import Slides
 from pipelines.viewer.tile_cache import TileCache
 from pipelines.viewer.work import NobodyWaitsError, Work
 
@@ -221,6 +225,22 @@ def test_a_selection_takes_what_was_decided(tmp_path):
     table.write_text("slide_id,status\nzz,accept\n")
     with pytest.raises(NothingMatchedError, match="takes none of 5 slides"):
         read_selection(str(table)).of(entries)
+
+
+@pytest.mark.parametrize("lacks", ["attention_scores", "coords", "values", "hdf5"])
+def test_a_damaged_map_of_clam_is_no_layer_and_whoever_asks_is_told(tmp_path, lacks):
+    path = tmp_path / f"S{BLOCKS}.h5"
+    with h5py.File(path, "w") as file:
+        for name, data in {"coords": np.eye(2, dtype=np.int64) * 9, "attention_scores": np.ones((2, 1))}.items():
+            file[name] = data[:1] if lacks == "values" and name != "coords" else data
+            if name == lacks:
+                del file[name]
+    if lacks == "hdf5":
+        path.write_bytes(b"junk")
+    holdings = ForeignHoldings(tmp_path, {}, Given(footprint=9), Slides())
+    assert holdings.layers("S") == []
+    with pytest.raises(CheckFailedError, match=r"create_heatmaps\.py"):  # a JobError: 409 in the browser
+        holdings.scores("S", "CLAM", "attention_scores")
 
 
 def test_scores_of_a_model_that_had_the_name_before_are_no_layer(tmp_path):
