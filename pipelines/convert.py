@@ -185,7 +185,7 @@ def find(sources: Sequence[str], came_from: str | None = None) -> list[Found]:
 
 
 def _kind_in_folder(path: Path, root: Path, whole: set[str]) -> str | None:
-    """Return the format of a file among others; None for coordinates, slide features and copies."""
+    """Return the format of a file among others; None for coordinates, scores, slide features and copies."""
     above = path.relative_to(root).parts[:-1]
     if path.parent.name == "pt_files" and path.stem in whole:
         return None
@@ -194,7 +194,8 @@ def _kind_in_folder(path: Path, root: Path, whole: set[str]) -> str | None:
     try:
         return kind_of(path)
     except CheckFailedError:
-        return None if path.parent.name == "patches" or path.suffix == ".npz" else "unknown"
+        passed_over = path.parent.name == "patches" or path.suffix == ".npz" or path.name.endswith(".scores.h5")
+        return None if passed_over else "unknown"
 
 
 def _each(

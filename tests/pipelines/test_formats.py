@@ -19,6 +19,7 @@ from pipelines.convert import convert, find
 from pipelines.errors import CheckFailedError
 from pipelines.formats import adapter, kind_of, read
 from pipelines.formats.slide_features import Given, SlideFeatures
+from pipelines.score_files import scores_h5
 
 # Readers by the rules of other tools: nothing of ours in them.
 
@@ -290,6 +291,14 @@ def test_check_names_the_field_in_which_files_differ(tmp_path):
     broken.features[2, 1] = np.nan
     code, text = slidemil("check", adapter("trident").write(broken, tmp_path))
     assert (code, "no numbers" in text) == (7, True)
+
+
+def test_check_passes_over_our_own_scores(tmp_path):
+    (tmp_path / "a.scores.h5").write_bytes(scores_h5(np.zeros((1, 2), np.int64), {}, {"attention": [1.0]}))
+    assert slidemil("check", tmp_path)[0] == 4, "nothing to check"
+    features = adapter("trident").write(slide("b.scores"), tmp_path)
+    assert [one.path for one in find([str(tmp_path)])] == [features], "only what is of no format goes by its name"
+    assert slidemil("check", tmp_path)[0] == 0
 
 
 def test_features_of_whole_slides_are_not_taken_for_tiles(tmp_path):
