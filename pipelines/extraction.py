@@ -353,7 +353,7 @@ class Extraction:
         for ordinal in np.unique(slides):
             work, mine = self._work(int(ordinal)), slides == ordinal
             assert work.stains is not None, "no stains were fitted"
-            xy = work.grid.xy[batch.index[good][mine]]
+            xy = work.grid.xy[work.rows(batch.index[good][mine])]
             out[mine] = self._augmentation.change(pixels[mine], work.stains, str(work.parts["slide"]), xy)
         return out
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -105,6 +106,16 @@ def test_portions_make_the_bytes_of_one_worker(slide, whole, tmp_path):
     assert worker.made() == whole
     assert worker.logged("done")[0]["missing"] > 0
     assert not worker.job.portions("big").exists()
+
+
+def test_colors_changed_by_chance_are_those_of_the_tile_whatever_portion_it_is_in(slide, tmp_path):
+    settings = replace(SETTINGS, augment="hed:0.3:7:tile")
+    alone, parted = (Worker(tmp_path / name, slide) for name in ("alone", "parted"))
+    assert alone.do(settings=settings)[0] == "done"
+    for number in (1, 0):
+        assert parted.do((number, 2), settings)[0] == "portion"
+    assert parted.do(settings=settings) == ("done", 0)
+    assert parted.made() == alone.made()
 
 
 def test_a_portion_that_is_not_what_was_written_is_encoded_again(slide, whole, tmp_path):
