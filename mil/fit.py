@@ -228,10 +228,10 @@ class Fit:
         """What each task holds against the head's output, were these the slides."""
         values, c, w = [], 0, 0
         for task in self._tasks:
-            asked = _Asked(task, rows, c, self.train.target[:, w : w + task._width()])
+            asked = _Asked(task, rows, c, self.train.target[:, w : w + task.target_width()])
             mine = out if len(self._tasks) == 1 else columns(out, c, c + task.outputs)
             values.append(self._objective(asked, mine, bag))
-            c, w = c + task.outputs, w + task._width()
+            c, w = c + task.outputs, w + task.target_width()
         return values
 
     def _objective(self, asked: _Asked, out: MILOutput, bag: Bag) -> Tensor:

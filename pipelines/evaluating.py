@@ -183,14 +183,14 @@ def targets(task: Task, rows: Sequence[Mapping[str, str]]) -> NDArray[np.float64
 
 def cells_of(task: Task, label: str) -> list[str]:
     """Cells of the columns that a label stands for; of one column it is the cell, whatever it says."""
-    return [label] if task._width() == 1 else label.split(" | ")
+    return [label] if task.target_width() == 1 else label.split(" | ")
 
 
 def _target(task: Task, cells: Sequence[str], slide: str) -> list[float]:
     if isinstance(task, MultiTask):
         values: list[float] = []
         for part in task.tasks.values():
-            values += _target(part, cells[len(values) : len(values) + part._width()], slide)
+            values += _target(part, cells[len(values) : len(values) + part.target_width()], slide)
         return values
     if isinstance(task, (Classification, Ordinal)):
         return [float(task.classes.index(cells[0])) if cells[0] in task.classes else _NAN]

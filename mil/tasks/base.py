@@ -59,13 +59,15 @@ class Task(abc.ABC):
         """
         target = np.asarray(labels, dtype=np.float64)
         target = target[:, None] if target.ndim == 1 else target
-        if target.ndim != 2 or target.shape[1] != self._width():
+        if target.ndim != 2 or target.shape[1] != self.target_width():
             raise TrainingDataError(
-                f"{self.kind} labels have shape {np.shape(labels)}, wanted (n, {self._width()}): one row per slide."
+                f"{self.kind} labels have shape {np.shape(labels)}, wanted (n, {self.target_width()}): "
+                "one row per slide."
             )
         return target
 
-    def _width(self) -> int:
+    def target_width(self) -> int:
+        """Columns of its targets."""
         return self.width
 
     def known(self, target: Array) -> NDArray[np.bool_]:

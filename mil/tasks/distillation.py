@@ -33,7 +33,8 @@ class Distillation(Task):
     kind = "distillation"
     score_name = "auc"
 
-    def _width(self) -> int:
+    def target_width(self) -> int:
+        """The label, and what the teachers say of each class."""
         return 1 + self.base.outputs
 
     @property

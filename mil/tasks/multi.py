@@ -25,8 +25,9 @@ class MultiTask(Task):
     kind = "multi"
     score_name = "mean_score"
 
-    def _width(self) -> int:
-        return sum(task._width() for task in self.tasks.values())
+    def target_width(self) -> int:
+        """Columns of all tasks together."""
+        return sum(task.target_width() for task in self.tasks.values())
 
     @property
     def outputs(self) -> int:
@@ -44,9 +45,9 @@ class MultiTask(Task):
         c = w = 0
         for name, task in self.tasks.items():
             mine = None if logits is None else logits[:, c : c + task.outputs]
-            wanted = None if target is None else target[:, w : w + task._width()]
+            wanted = None if target is None else target[:, w : w + task.target_width()]
             cut[name] = (task, mine, wanted)
-            c, w = c + task.outputs, w + task._width()
+            c, w = c + task.outputs, w + task.target_width()
         return cut
 
     def encode(self, labels: Any) -> Array:

@@ -32,7 +32,8 @@ class MultiLabel(Task):
     kind = "multilabel"
     score_name = "mean_auc"
 
-    def _width(self) -> int:
+    def target_width(self) -> int:
+        """One per label."""
         return len(self.labels)
 
     @property
