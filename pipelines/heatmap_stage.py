@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import tables_of_job as tables
 from .alone import alone
@@ -18,6 +18,10 @@ from .progress import progress
 from .provenance import Run
 from .records import read_record
 from .selection import read_selection
+from .units import counted
+
+if TYPE_CHECKING:
+    from .explaining import Heatmaps
 
 
 def heatmap(
@@ -81,19 +85,7 @@ def heatmap(
     with Run(job, "heatmap", told) as run, alone(job, "heatmaps", named.name):
         with progress("heatmaps", "slides", quiet=quiet) as bar:
             done = draw_heatmaps(run.job, named, loaded, entries, wish, means, bar, damaged=damaged, force=force)
-        where = job.heatmaps(named.name)
-        lines = [f"{len(done.drawn)} heatmaps drawn, {len(done.skipped)} were there already → {where}"]
-        lines += [f"  failed  {f.slide}: {f.cause}. {f.mend}" for f in done.failed]
-        data: dict[str, Any] = {
-            "status": "partial" if done.failed else "done",
-            "model": named.name,
-            "method": ",".join(wish.methods),
-            "drawn": len(done.drawn),
-            "skipped": len(done.skipped),
-            "failed": [asdict(failure) for failure in done.failed],
-            "outputs": [_in(job, where / f"{name}.png") for name in done.drawn],
-            "warnings": done.warnings,
-        }
+        lines, data = _told(run.job, named.name, wish.methods, done)
         if compare:
             failed = {failure.slide for failure in done.failed}
             whole = [entry for entry in entries if entry.slide_id not in failed]
@@ -107,6 +99,23 @@ def heatmap(
             lines += told_of(scores, path, named)
             data["concepts"] = [asdict(score) for score in scores]
     return Said((*lines, *done.warnings), data, ExitCode.SOME_FAILED if done.failed else ExitCode.DONE)
+
+
+def _told(job: JobFolder, model: str, methods: Sequence[str], done: Heatmaps) -> tuple[list[str], dict[str, Any]]:
+    """Say what was drawn, for people and for programs."""
+    where = job.heatmaps(model)
+    lines = [f"{counted(len(done.drawn), 'heatmap')} drawn, {len(done.skipped)} were there already → {where}"]
+    lines += [f"  failed  {f.slide}: {f.cause}. {f.mend}" for f in done.failed]
+    return lines, {
+        "status": "partial" if done.failed else "done",
+        "model": model,
+        "method": ",".join(methods),
+        "drawn": len(done.drawn),
+        "skipped": len(done.skipped),
+        "failed": [asdict(failure) for failure in done.failed],
+        "outputs": [_in(job, where / f"{name}.png") for name in done.drawn],
+        "warnings": done.warnings,
+    }
 
 
 def chosen(entries: Sequence[SlideEntry], wanted: Sequence[str], select: str | None = None) -> Sequence[SlideEntry]:

@@ -22,6 +22,7 @@ from .provenance import Run
 from .records import publish
 from .selection import read_selection
 from .training_table import training_table
+from .units import counted
 
 if TYPE_CHECKING:
     from .feature_sets import FeatureSet
@@ -177,7 +178,9 @@ def predict(
     notes = [*notes_on(models, named.cells, sorted(loaded.records)), *loaded.notes]
     lost = [name for name in others if name not in loaded]
     if lost:
-        notes.append(f"{len(lost)} slides that were predicted before have no features in {folder}, e.g. {lost[0]}")
+        notes.append(
+            f"predicted before, now without features in {folder}: {counted(len(lost), 'slide')}, e.g. {lost[0]}"
+        )
     table = None if labels is None else _told(labels, manifest, target, keyfile, named)
     notes += [] if table is None else [note for note in table.notes if "only predicted" not in note]
     told = {"model": named.name, "model_sha256": named.sha256, "features": folder}
@@ -190,7 +193,7 @@ def predict(
     verb = "predicted" if fresh else "nothing new:"
     beside = f", beside {len(rows) - n_wanted} of earlier runs" if len(rows) > n_wanted else ""
     return Said(
-        (f"{verb} {n_wanted} slides with {named.name}{beside} → {where}", *notes),
+        (f"{verb} {counted(n_wanted, 'slide')} with {named.name}{beside} → {where}", *notes),
         {
             "status": "done",
             "model": named.name,
