@@ -180,7 +180,10 @@ class Staging:
         marker = self.root / _MARKER
         if marker.exists():
             return
-        if any(path.name != ".lock" for path in self.root.iterdir()):
+        others = any(path.name not in (".lock", _MARKER) for path in self.root.iterdir())
+        if marker.exists():  # written meanwhile: what lies beside it is of a run that came first
+            return
+        if others:
             what = f"{self.root} holds files that are none of ours, and would be emptied"
             raise UnreadableSlideError(slide, what, f"Name another folder for copies: {FOLDER}=FOLDER.")
         marker.write_text("slidemil keeps copies of slides here and deletes them as it sees fit.\n")

@@ -605,6 +605,7 @@ def test_slides_are_closed_in_the_processes_when_they_are_done(tmp_path):
             opened.append(sum(str(tmp_path) in file for file in held()))
 
     def held():
+        until(lambda: set(children()) - before, "no process was started")
         (child,) = set(children()) - before
         found = []
         for fd in Path(f"/proc/{child}/fd").iterdir():

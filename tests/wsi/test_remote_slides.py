@@ -341,6 +341,25 @@ def test_a_folder_that_is_not_ours_is_never_emptied(tmp_path, monkeypatch):
         assert (tmp_path / "thesis" / "chapter1").read_text() == "x"
 
 
+def test_a_folder_that_another_run_claims_meanwhile_is_ours(monkeypatch, tmp_path):
+    """Two runs that come first together: one finds what the other has just begun to keep."""
+    monkeypatch.setenv(staging.FOLDER, str(tmp_path / "new"))
+    really, held = Path.iterdir, []
+
+    def iterdir(folder):
+        if folder == staging.cache_folder() and not held:
+            held.append(None)
+            held[0] = staged(shelf, "a")  # the other run: between our two looks
+        return really(folder)
+
+    with serving(Shelf({"a": bytes(1000)})) as shelf:
+        monkeypatch.setattr(Path, "iterdir", iterdir)
+        held.append(staged(shelf, "a"))
+        assert held[0].path == held[1].path
+        for one in held:
+            one.let_go()
+
+
 def test_many_at_once_copy_a_slide_once():
     with serving(Shelf({"a": bytes(3_000_000)})) as shelf:
         got: list[staging.Held] = []
