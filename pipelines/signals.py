@@ -66,6 +66,21 @@ def stoppable() -> Iterator[None]:
         os.close(reading)
 
 
+@contextlib.contextmanager
+def unchanged() -> Iterator[None]:
+    """Let something be done, the import of a library say, that may not change what SIGINT and SIGTERM do."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {number: signal.getsignal(number) for number in _CODES}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            if handler is not None:  # set by a library in C: nothing can be put back
+                signal.signal(number, handler)
+
+
 def _first() -> Callable[[int, object], None]:
     """Return a handler that raises once; what comes later is the watcher's business."""
     came: list[int] = []

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import wsi
 from pipelines.errors import EnvironmentFault, UsageError
+from pipelines.signals import unchanged
 
 from .spec import ClusterSpec, Local, Remote, Slurm
 
@@ -213,7 +214,8 @@ def slurm_cluster(spec: Slurm, logs: Path, **more: Any) -> Any:
     Raises:
         UsageError: dask-jobqueue refuses a value.
     """
-    from dask_jobqueue import SLURMCluster
+    with unchanged():  # it has Ctrl-C end the process as if all were done
+        from dask_jobqueue import SLURMCluster
 
     lifetime = _seconds(spec.walltime) - 300
     until = ["--lifetime", f"{lifetime}s", "--lifetime-stagger", "2m"] if lifetime >= 300 else []

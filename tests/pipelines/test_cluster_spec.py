@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -94,6 +96,21 @@ def job_script():
     yield script
     for cluster in clusters:
         cluster.close(timeout=5)
+
+
+def test_queueing_jobs_leaves_ctrl_c_to_the_run():
+    """dask-jobqueue, once loaded, has Ctrl-C end the process with exit code 0."""
+    code = """
+import signal
+from pathlib import Path
+from pipelines.cluster.connect import slurm_cluster
+from pipelines.cluster.spec import Slurm
+before = signal.getsignal(signal.SIGINT)
+spec = Slurm(kind="slurm", cores=1, memory="1G", walltime="01:00:00", max_jobs=1)
+slurm_cluster(spec, Path("logs"), scheduler_options={"dashboard_address": "127.0.0.1:0", "host": "127.0.0.1"}).close()
+assert signal.getsignal(signal.SIGINT) is before
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=120)
 
 
 def test_the_job_asks_slurm_for_what_the_file_says(tmp_path, job_script):
