@@ -37,7 +37,6 @@ QUICK_FIELD: Final = 14
 """Bits of each result in a sum of `quick`."""
 
 _ROUGH_FIELD: Final = 11
-_MIDDLE: Final = 1 << (FIELD - 1)
 _FINE: Final = 1 << 20
 _NEVER: Final = 300.0
 """Density of a black byte itself: it stays black. (As evidence of stain it counts as 1, see `density_table`.)"""
@@ -57,6 +56,7 @@ class Tables:
             share of the three results, 21 bits each, red lowest.
         low: what a part of a sum of `terms` shows for the first entry of `levels`.
         levels: (16384,) uint8, the result at each place.
+        reach: uint8, the result at whatever a part of a sum of `terms` may show: `levels`, its ends drawn out.
         quick: (3, 256) int64, the terms of two positive amounts in 14 bits each, and both amounts roughly above them.
         outside: bits of a sum of `quick` that are all 0 only where both amounts are positive and no result lies outside
             `levels`; its lower parts are then what `terms` would give.
@@ -66,6 +66,7 @@ class Tables:
     terms: Words
     low: int
     levels: NDArray[np.uint8]
+    reach: NDArray[np.uint8]
     quick: Words
     outside: int
 
@@ -82,18 +83,21 @@ def make_tables(white: tuple[float, float, float], unmix: Floats, change: Floats
     terms = np.stack([_terms(shares * positive, change) for positive in ((0, 0), (1, 0), (0, 1), (1, 1))])
     rough = np.abs(shares).max(axis=1).sum(axis=0) / (2 ** (_ROUGH_FIELD - 1) - 24) + 1e-9
     bits, low = _reach(rough, change, int(np.abs(terms[:, :, 1:]).max(axis=2).sum(axis=1).max()))
+    least, most = (int(end(end(terms, axis=2).sum(axis=1))) for end in (np.min, np.max))
     fields = terms.copy()
-    fields[:, 0] += _MIDDLE
-    levels = np.exp(-(np.arange(PLACES) + low) * STEP) * 255.0
+    fields[:, 0] -= least
+    levels = np.clip(np.rint(np.exp(-(np.arange(PLACES) + low) * STEP) * 255.0), 0, 255).astype(np.uint8)
     for channel in range(3):  # black enough to stay black within the reach, and no more: places are few
         terms[3, channel, 0, channel] += int((_UNSEEN - _NEVER) / STEP) - low
-    quick, outside = _quick(terms[3], shares / rough, bits, low)
+    less = (shares - 4 / _FINE) / rough  # so that `signs`, rounded, tell no less
+    quick, outside = _quick(terms[3], less, bits, low)
     fine = np.rint(shares * _FINE).astype(np.int64)
     return Tables(
         signs=(fine[..., 0] << 32) + fine[..., 1],
         terms=_packed(fields, FIELD),
-        low=low + _MIDDLE,
-        levels=np.clip(np.rint(levels), 0, 255).astype(np.uint8),
+        low=low - least,
+        levels=levels,
+        reach=levels[np.clip(np.arange(least, most + 1) - low, 0, PLACES - 1)],
         quick=quick,
         outside=outside,
     )
@@ -186,13 +190,12 @@ def _reach(rough: Floats, change: Floats, furthest: int) -> tuple[int, int]:
 
 
 def _quick(terms: Words, amounts: Floats, bits: int, low: int) -> tuple[Words, int]:
-    """Return `Tables.quick` and `Tables.outside`; `amounts` (3, 256, 2) in rough steps."""
+    """Return `Tables.quick` and `Tables.outside`; `amounts` (3, 256, 2) in rough steps, none too large."""
     if bits == 0:
         return np.ones((3, 256), np.int64), -1
     fields = terms.copy()
     fields[0] -= low
-    shares = np.rint(amounts).astype(np.int64)
-    shares[0] -= 2  # three roundings: what is not negative then is surely positive
+    shares = np.floor(amounts).astype(np.int64)  # rounded down: what is not negative as a sum is surely positive
     first = 3 * QUICK_FIELD
     second = first + _ROUGH_FIELD
     words = _packed(fields, QUICK_FIELD) + (shares[..., 0] << first) + (shares[..., 1] << second)
