@@ -68,6 +68,8 @@ def heatmap(
     if scale not in SCALES:
         raise UsageError(f"--scale {scale}: there are {', '.join(SCALES)}.")
     check_class(named, target)
+    if truth is not None and not compare:
+        raise UsageError("--truth: true regions are for --compare. Add it, or leave --truth out.")
     check_folder(truth)
     folder = choose_folder(job, features, named.model.config.get("encoder"))
     if slides:

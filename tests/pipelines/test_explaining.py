@@ -241,6 +241,7 @@ def test_what_an_earlier_drawing_left_and_this_one_has_not_is_gone(job):
         (["--slide", "nobody"], "no such slide"),
         (["--scale", "log"], "log-ratio, rank, raw"),
         (["--compare", "--truth", "/nowhere"], "no such folder"),
+        (["--truth", "/"], "true regions are for --compare"),
         (["--concepts", "/nowhere"], "one folder for each concept"),
     ],
 )
