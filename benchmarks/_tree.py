@@ -24,6 +24,7 @@ class Seen:
         command: its arguments, joined by spaces.
         own: bytes that are in memory and its own: not pages of files, nor of memory it shares.
         files: open descriptors, -1 where it had just ended.
+        threads: of the process.
     """
 
     pid: int
@@ -31,6 +32,7 @@ class Seen:
     command: str
     own: int
     files: int
+    threads: int
 
 
 def descendants(pid: int) -> Iterator[tuple[int, int]]:
@@ -53,7 +55,8 @@ def look(pid: int) -> list[Seen]:
             _, resident, shared, *_ = Path(f"/proc/{one}/statm").read_text().split()
             command = Path(f"/proc/{one}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
             files = len(_listed(f"/proc/{one}/fd")) or -1
-            seen.append(Seen(one, parent, command, (int(resident) - int(shared)) * PAGE, files))
+            threads = len(_listed(f"/proc/{one}/task"))
+            seen.append(Seen(one, parent, command, (int(resident) - int(shared)) * PAGE, files, threads))
     return seen
 
 
