@@ -51,7 +51,7 @@ class Beside:
 
     def put(self, work: SlideWork, tiling: Tiling, rows: NDArray[np.int64], found: Encoded, dtype: str) -> None:
         """Keep its features of some tiles of a slide."""
-        self._of(work).put(rows, found.values, dtype)
+        self.of(work).put(rows, found.values, dtype)
         if self.maps is not None and found.maps is not None:
             self.maps.put(work, tiling, rows, found.maps, dtype)
 
@@ -61,7 +61,8 @@ class Beside:
         Raises:
             wsi.SlideError: they are no numbers.
         """
-        own = self._of(work)
+        own = self.of(work)
+        own.unfetched = work.unfetched  # it may have come after the first tiles
         self._works.pop(work.entry.slide_id)
         finish_slide(own, job, tiling, settings, self.passport, self.encoder.dim)
         if self.maps is not None:
@@ -73,7 +74,7 @@ class Beside:
         if self.maps is not None:
             self.maps.drop(slide_id)
 
-    def _of(self, work: SlideWork) -> SlideWork:
+    def of(self, work: SlideWork) -> SlideWork:
         """Return its own state of a slide: same file, same tiles, same missing tiles, other features."""
         name = work.entry.slide_id
         if name not in self._works:

@@ -192,12 +192,16 @@ class Extraction:
     def _bring(self, work: SlideWork) -> None:
         """Give a slide what workers of a cluster have encoded of it already."""
         if not self.force and self.splits:
-            portions.take_in(self.job, work)
+            portions.take_in(self.job, self.as_each_has_it(work))
 
     @property
     def splits(self) -> bool:
-        """Whether portions of a slide can be made apart: there is one encoder, and no maps."""
-        return self.maps is None and not self.beside
+        """Whether portions of a slide can be made apart: maps are written to one store, tile by tile."""
+        return self.maps is None
+
+    def as_each_has_it(self, work: SlideWork) -> list[SlideWork]:
+        """Return a slide as each encoder has it, the first one first."""
+        return [work, *(one.of(work) for one in self.beside)]
 
     def wait_for_others(self) -> list[SlideEntry]:
         """Wait until other runs have given up slides that they held, by finishing, by failing or by dying.

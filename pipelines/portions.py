@@ -3,6 +3,8 @@
 A portion is a run of whole rows of the grid. Its file lies under `.state/portions/<slide>/`, is whole from its first
 moment, is named after everything that determines its features, and begins with its own hash: what does not fit is not
 taken, and its tiles are encoded again. So portions never decide what comes out, only how soon.
+
+Of several encoders each has a file of its own, and a portion is taken where those of all are there.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import hashlib
 import io
 import json
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,13 +40,26 @@ def rows_of(grid: wsi.TileGrid, number: int, count: int) -> NDArray[np.int64]:
     return np.arange(cuts[number], cuts[number + 1])
 
 
-def keep(job: JobFolder, work: SlideWork, number: int, count: int) -> None:
+def keep(job: JobFolder, works: Sequence[SlideWork], number: int, count: int) -> None:
     """Write what was encoded of a portion of a slide.
+
+    Args:
+        job: the job folder.
+        works: the slide as each encoder has it, the first one first.
+        number: of the portion.
+        count: of all portions.
 
     Raises:
         EnvironmentFault: the job folder cannot be written.
     """
-    mine = rows_of(work.grid, number, count)
+    for work in works:
+        path = job.portions(work.entry.slide_id) / f"{_key(work)}-{number}-of-{count}"
+        data = _bytes(work, rows_of(work.grid, number, count))
+        write_bytes(path, hashlib.sha256(data).digest() + data)
+
+
+def _bytes(work: SlideWork, mine: NDArray[np.int64]) -> bytes:
+    """Return what is known of some tiles of a slide."""
     rows = mine[work.done[mine]]
     values = np.zeros((0, 0), np.float32) if work.features is None else work.features[rows]
     inside = set(mine.tolist())
@@ -51,15 +67,13 @@ def keep(job: JobFolder, work: SlideWork, number: int, count: int) -> None:
     told = np.frombuffer(json.dumps(missing).encode(), np.uint8)
     image = io.BytesIO()
     np.savez(image, rows=rows, values=values, missing=told)
-    data = image.getvalue()
-    path = job.portions(work.entry.slide_id) / f"{_key(work)}-{number}-of-{count}"
-    write_bytes(path, hashlib.sha256(data).digest() + data)
+    return image.getvalue()
 
 
-def take_in(job: JobFolder, work: SlideWork) -> None:
+def take_in(job: JobFolder, works: Sequence[SlideWork]) -> None:
     """Give a slide what was encoded of it already; the stream then reads the rest alone."""
-    if read_in(job, work):
-        work.read_only(still_out(work))
+    if read_in(job, works):
+        works[0].read_only(still_out(works[0]))
 
 
 def still_out(work: SlideWork) -> NDArray[np.int64]:
@@ -69,18 +83,26 @@ def still_out(work: SlideWork) -> NDArray[np.int64]:
     return np.flatnonzero(~settled)
 
 
-def read_in(job: JobFolder, work: SlideWork) -> bool:
-    """Give a slide what was encoded of it already; say whether there are portions."""
-    folder = job.portions(work.entry.slide_id)
-    files = sorted(folder.glob(f"{_key(work)}-*-of-*")) if folder.is_dir() else []
+def read_in(job: JobFolder, works: Sequence[SlideWork]) -> bool:
+    """Give a slide, as each encoder has it, what was encoded of it already; say whether there are portions."""
+    folder = job.portions(works[0].entry.slide_id)
+    first, *others = map(_key, works)
+    files = sorted(folder.glob(f"{first}-*-of-*")) if folder.is_dir() else []
     for path in files:
-        found = _read(path)
-        if found is None:
+        names = [path, *(path.with_name(path.name.replace(first, other)) for other in others)]
+        found = [one for name in names if (one := _read(name)) is not None]
+        if len(found) < len(works) or not all(np.array_equal(one["rows"], found[0]["rows"]) for one in found):
             continue
-        if len(found["rows"]):
-            work.put(found["rows"], found["values"], str(found["values"].dtype))
-        work.missing |= {int(row): str(cause) for row, cause in json.loads(found["missing"].tobytes())}
+        for work, one in zip(works, found, strict=True):
+            _put(work, one)
     return bool(files)
+
+
+def _put(work: SlideWork, found: Mapping[str, NDArray[Any]]) -> None:
+    """Give a slide what a portion holds."""
+    if len(found["rows"]):
+        work.put(found["rows"], found["values"], str(found["values"].dtype))
+    work.missing |= {int(row): str(cause) for row, cause in json.loads(found["missing"].tobytes())}
 
 
 def drop(job: JobFolder, slide_id: str) -> None:

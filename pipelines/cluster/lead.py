@@ -87,6 +87,7 @@ class Lead:
         lost: slide → how the process was lost that worked on it, each time.
         states: slide → what the books of the tasks say that it came to.
         tasks: how many were given out.
+        whole: large slides that were not cut into portions, because maps are not made so.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class Lead:
         self.lost: dict[str, list[str]] = {}
         self.states: dict[str, str] = {}
         self.tasks = 0
+        self.whole: list[str] = []
         self._settings, self._offline, self._gpus = settings, offline, gpus
         self._passports: tuple[Mapping[str, Any], ...] = ()
         self._board = Board()
@@ -184,10 +186,12 @@ class Lead:
     def _split(self, names: Sequence[str], batches: Batches) -> bool:
         """Cut a slide that is large into portions, which wait in its place; say whether that was done."""
         slide, slots = names[0], self.workforce.room
-        if len(names) > 1 or slide in self._splits or isinstance(slide, Portion) or not self._may_split:
+        if len(names) > 1 or slide in self._splits or isinstance(slide, Portion):
             return False
         count = batches.portions(slide, slots)
-        if count < 2 or not self.extraction.claims.take(slide):
+        if count > 1 and self._settings.dense:
+            self.whole.append(slide)
+        if count < 2 or self._settings.dense or not self.extraction.claims.take(slide):
             return False
         if self.extraction.force:  # what an earlier run made
             portions.drop(self.extraction.job, slide)
@@ -195,10 +199,6 @@ class Lead:
         batches.add({Portion(slide, number): self._sizes[slide] // count for number in range(count)})
         self.extraction.run.log("split", slide=slide, portions=count)
         return True
-
-    @property
-    def _may_split(self) -> bool:
-        return not self.extraction.beside and not self._settings.dense
 
     def _alone(self) -> None:
         """Try slides once more that processes were lost on: one at a time on each worker, and nothing beside it."""

@@ -78,10 +78,10 @@ class Charged(Extraction):
 
     def _bring(self, work: SlideWork) -> None:
         if self.portion is not None:
-            portions.read_in(self.job, work)  # an earlier run may have cut it otherwise
+            portions.read_in(self.job, self.as_each_has_it(work))  # an earlier run may have cut it otherwise
             work.read_only(np.intersect1d(portions.rows_of(work.grid, *self.portion), portions.still_out(work)))
         elif self.splits:
-            portions.take_in(self.job, work)
+            portions.take_in(self.job, self.as_each_has_it(work))
 
     def close(self, work: SlideWork) -> None:
         """Write what a complete slide has become, then say so."""
@@ -98,12 +98,14 @@ class Charged(Extraction):
         """Keep a portion, then say so; the slide goes on."""
         try:
             check_read(work)
-            portions.keep(self.job, work, number, count)
+            portions.keep(self.job, self.as_each_has_it(work), number, count)
         except wsi.SlideError as error:
             self.fail(work.entry, error)
             return
         finally:
             work.slide.close()
+            for one in self.beside:
+                one.drop(work.entry.slide_id)
         self.run.log("portion", slide=work.entry.slide_id, number=number, count=count, tiles=len(work.to_read))
         self._flight.end(work.entry.slide_id, PORTION)
 

@@ -172,6 +172,10 @@ def _tell(extraction: Extraction, lead: Lead) -> None:
     if again:
         listed = ", ".join(again[:5]) + (" …" if len(again) > 5 else "")
         extraction.warnings.append(f"done at the second try, after the process that worked on them was lost: {listed}")
+    if lead.whole:
+        whole = [*dict.fromkeys(lead.whole)]
+        listed, why = ", ".join(whole[:5]) + (" …" if len(whole) > 5 else ""), "--dense makes maps of whole slides"
+        extraction.warnings.append(f"large, but done by one worker each, for {why}: {listed}")
     mend = "slides and job folder must lie under the same paths on all machines"
     extraction.warnings += [
         f"no slides were given to {host}: {why}; {mend}" for host, why in lead.workforce.troubles.items()

@@ -7,7 +7,7 @@ with real workers are in `test_cluster_runs`.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 
 import pytest
@@ -16,6 +16,7 @@ from pipelines.cluster.connect import Connection
 from pipelines.cluster.flight import DONE, FAILED, PORTION, Flight
 from pipelines.cluster.lead import Lead, WorkerFault
 from pipelines.cluster.spec import Remote
+from pipelines.cluster.stage import _tell
 from pipelines.cluster.task import Answer
 from pipelines.cluster.workforce import Workforce
 from pipelines.config import ExtractSettings
@@ -365,3 +366,16 @@ def test_a_large_slide_is_given_out_whole_where_another_run_works_on_it(with_a_l
     lead(slides)
     assert not crew.portions
     assert max(crew.done.values()) == 1
+
+
+def test_a_large_slide_whose_maps_are_asked_for_is_done_whole_and_named(with_a_large_one):
+    lead, crew, slides = with_a_large_one()
+    lead._settings = replace(lead._settings, dense=True)
+    lead(slides)
+    assert not crew.portions
+    assert lead.whole == ["s4"]
+    assert max(crew.done.values()) == 1
+    assert not crew.held
+    seen = SimpleNamespace(warnings=[], facts={}, run=SimpleNamespace(facts={}))
+    _tell(seen, lead)
+    assert seen.warnings == ["large, but done by one worker each, for --dense makes maps of whole slides: s4"]

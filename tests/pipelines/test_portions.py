@@ -148,6 +148,22 @@ def test_what_an_earlier_run_encoded_is_not_encoded_again(slide, whole, tmp_path
     assert worker.made() == whole
 
 
+def test_portions_of_two_encoders_make_the_bytes_of_one_worker(slide, tmp_path):
+    """A portion of which one encoder's part is damaged is encoded again by both."""
+    both = replace(SETTINGS, encoder="descriptors,test_resnet", weights=",random")
+    alone, parted = (Worker(tmp_path / name, slide) for name in ("alone", "parted"))
+    assert alone.do(settings=both) == ("done", 96)
+    assert [parted.do((number, 3), both)[1] for number in (2, 0, 1)] == [24, 36, 36]
+    files = sorted(parted.job.portions("big").iterdir())
+    assert len(files) == 6
+    files[4].write_bytes(files[4].read_bytes()[:-1])
+    state, tiles = parted.do(settings=both)
+    assert (state, tiles in (24, 36)) == ("done", True)
+    assert parted.made() == alone.made()
+    assert sum("features_" in name and name.endswith(".h5") for name in alone.made()) == 2
+    assert not parted.job.portions("big").exists()
+
+
 def test_a_slide_that_cannot_be_read_fails_in_any_portion(tmp_path):
     (tmp_path / "big.svs").write_bytes(b"no slide")
     worker = Worker(tmp_path / "job", tmp_path / "big.svs")
