@@ -69,21 +69,23 @@ def extract(
         found = replace(found, entries=found.entries[:limit])
     check_reference(settings.extract)
     encoder, *also = encoders_of(here(settings.extract, cluster), offline=offline)
-    sweep_leftovers(out)
-    mine = tables.join(job, found)[0]
+    if part is None or part.index == 0:  # it looks at every file of the job
+        sweep_leftovers(out)
+    mine, everything = tables.join(job, found)
     mine = mine if part is None else shards.take(part, mine, job)
     told = check_masks(settings.extract, job, [entry.slide_id for entry in mine.entries])
     with Run(job, "extract", {"slides": Sources.of(slides).names, **dataclasses.asdict(settings)}) as run:
-        with tables.alone(job):
-            mine, everything = tables.join(job, found)
-            mine = mine if part is None else shards.take(part, mine, job)
-            tables.write_manifest(run.job, everything)
-            keep(run.job, job.settings, as_yaml(settings).encode())
+        if not tables.is_written(job, everything):
+            with tables.alone(job):
+                mine, everything = tables.join(job, found)
+                mine = mine if part is None else shards.take(part, mine, job)
+                tables.write_manifest(run.job, everything)
+        keep(run.job, job.settings, as_yaml(settings).encode())
         planned, missed = gone(job, {*there, *(entry.slide_id for entry in mine.entries)})
         mine = replace(mine, notes=(*mine.notes, *told, *((missed,) if missed else ())))
         run.facts |= {"followed_plan": planned} if planned else {}
         how: dict[str, Any] = {"also": also, "cluster": spec, "force": force, "offline": offline, "quiet": quiet}
-        how["others"] = part is None
+        how["part"] = part
         devices = devices_of(settings.extract.device)[: 1 if force or spec else None]  # force: each would redo others'
         with helping(devices, arguments_of(slides, limit, shard, offline=offline), out, settings) as own:
             outcome = _extract(
@@ -150,7 +152,9 @@ def here(settings: ExtractSettings, cluster: str | None) -> ExtractSettings:
     return settings if cluster is None else replace(settings, device="cpu")
 
 
-def _extract(run: Run, mine: Manifest, settings: ExtractSettings, encoder: Any, *, others: bool, **how: Any) -> Outcome:
+def _extract(
+    run: Run, mine: Manifest, settings: ExtractSettings, encoder: Any, *, part: shards.Shard | None, **how: Any
+) -> Outcome:
     """Extract at each µm/px, and say once in tables and records what all came to."""
     run.notes += mine.notes
     scales = scales_of(settings)
@@ -161,9 +165,9 @@ def _extract(run: Run, mine: Manifest, settings: ExtractSettings, encoder: Any, 
             done += [_at_scale(run, mine, one, encoder, works, several=len(scales) > 1, **how) for one in scales]
     except BaseException:
         with contextlib.suppress(JobError):  # of a disk that is full, what met it first tells how much is needed
-            _tell_slides(run, works, scales, others=others)
+            _tell_slides(run, works, scales, part)
         raise
-    _tell_slides(run, works, scales, others=others)
+    _tell_slides(run, works, scales, part)
     if len(done) > 1:
         run.facts |= facts_of_all(done)
     outcome = together(done)
@@ -172,16 +176,20 @@ def _extract(run: Run, mine: Manifest, settings: ExtractSettings, encoder: Any, 
     return replace(outcome, warnings=(*mine.notes, *outcome.warnings))
 
 
-def _tell_slides(run: Run, works: Sequence[Extraction], scales: Sequence[ExtractSettings], *, others: bool) -> None:
+def _tell_slides(
+    run: Run, works: Sequence[Extraction], scales: Sequence[ExtractSettings], part: shards.Shard | None
+) -> None:
     """Put what has become of the slides so far into the record of the run, and into the table."""
     facts, failures = standing(works, len(scales))
     run.facts |= {"slides_done": len({name for work in works for name in work.fresh})}
     run.facts |= {"slides_skipped": len(works[0].skipped) if works else 0}
-    if works:
+    if works and (part is None or part.writes_table):
         last = tiling_of(run.job, scales[-1])
-        tables.write_slides(
-            run.job, facts, failures, lambda name: last.features(works[0].folder_name, name), others=others
-        )
+
+        def output(name: str) -> Path:
+            return last.features(works[0].folder_name, name)
+
+        tables.write_slides(run.job, facts, failures, output, others=part is None)
 
 
 def _at_scale(

@@ -134,13 +134,17 @@ def finish(
 
 def keep(job: JobFolder, output: Path, data: bytes) -> None:
     """Write a table, or another file that many runs write, where it differs from the one that lies there."""
+    if not is_kept(job, output, data):
+        finish(job, output, data, {})
+
+
+def is_kept(job: JobFolder, output: Path, data: bytes) -> bool:
+    """Tell whether just these bytes lie there, with their record."""
     try:
         record = read_record(job, output)
-        if record is not None and record.sha256 == hashlib.sha256(data).hexdigest() and output.read_bytes() == data:
-            return
+        return record is not None and record.sha256 == hashlib.sha256(data).hexdigest() and output.read_bytes() == data
     except OSError:
-        pass
-    finish(job, output, data, {})
+        return False
 
 
 def publish(job: JobFolder, output: Path, data: bytes) -> None:

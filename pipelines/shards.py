@@ -22,6 +22,8 @@ from .files import json_bytes, write_bytes
 from .jobfolder import JobFolder
 from .manifest import Manifest
 
+MOST_WRITERS = 64
+"""Parts that each put their rows into `slides.csv`; more would queue up for it, each to read and write all of it."""
 _SLURM = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_MAX", "SLURM_ARRAY_TASK_COUNT")
 
 
@@ -38,6 +40,11 @@ class Shard:
     index: int
     count: int
     source: str = ""
+
+    @property
+    def writes_table(self) -> bool:
+        """Whether it puts its rows into `slides.csv`; else the last run does, from the records of all."""
+        return self.count <= MOST_WRITERS
 
     def __str__(self) -> str:
         return f"{self.index}/{self.count}"
@@ -93,12 +100,13 @@ def chosen(text: str | None, environment: Mapping[str, str] = os.environ) -> Sha
 
 def take(shard: Shard, manifest: Manifest, job: JobFolder) -> Manifest:
     """Return the slides of one shard; the first shard that comes deals them out for all."""
-    sizes = {entry.slide_id: size_of(entry) for entry in manifest.entries}
-    dealt = _kept(job, shard.count, sizes)
+    dealt = _kept(job, shard.count, manifest)
     mine = tuple(entry for entry in manifest.entries if part_of(entry.slide_id, shard.count, dealt) == shard.index)
     told = f"shard {shard}: {len(mine)} of {len(manifest.entries)} slides"
     if shard.source:
         told += f" (from {shard.source}; --shard 0/1 takes all)"
+    if not shard.writes_table:
+        told += ". Of so many parts none writes slides.csv: the last run does, without --shard; till then ask status"
     return replace(manifest, entries=mine, notes=(*manifest.notes, told))
 
 
@@ -129,10 +137,14 @@ def deal(sizes: Mapping[str, int], count: int) -> dict[str, int]:
     return dealt
 
 
-def _kept(job: JobFolder, count: int, sizes: Mapping[str, int]) -> dict[str, int]:
-    """Return the deal of the job, made now where there is none yet; whoever comes first decides."""
+def _kept(job: JobFolder, count: int, manifest: Manifest) -> dict[str, int]:
+    """Return the deal of the job, made now where there is none yet; whoever comes first decides.
+
+    Only who deals asks how large the slides are: a thousand parts that ask for each would drown a file server.
+    """
     path = job.deal(count)
     if not path.exists():
+        sizes = {entry.slide_id: size_of(entry) for entry in manifest.entries}
         draft = path.with_name(f"{count}.{uuid.uuid4().hex}.draft")
         write_bytes(draft, json_bytes(deal(sizes, count)))
         try:

@@ -19,7 +19,7 @@ from .files import csv_bytes, read_csv
 from .jobfolder import JobFolder, tiling_name
 from .manifest import Manifest, SlideEntry, name_after_path, same_name
 from .outcome import Failure
-from .records import keep, read_failure, read_record
+from .records import is_kept, keep, read_failure, read_record
 
 SLIDE_COLUMNS = (
     "slide_id",
@@ -55,6 +55,15 @@ def alone(job: JobFolder) -> Iterator[None]:
 
 def write_manifest(job: JobFolder, manifest: Manifest) -> None:
     """Write `manifest.csv`; paths are relative to the job folder, so that both can move together."""
+    keep(job, job.manifest, _manifest_bytes(job, manifest))
+
+
+def is_written(job: JobFolder, manifest: Manifest) -> bool:
+    """Tell whether `manifest.csv` says all this already: of a thousand parts of an array, one then has to write it."""
+    return is_kept(job, job.manifest, _manifest_bytes(job, manifest))
+
+
+def _manifest_bytes(job: JobFolder, manifest: Manifest) -> bytes:
     more = sorted({name for entry in manifest.entries for name in entry.columns})
     rows = [
         {
@@ -67,7 +76,7 @@ def write_manifest(job: JobFolder, manifest: Manifest) -> None:
         }
         for entry in manifest.entries
     ]
-    keep(job, job.manifest, csv_bytes((*_OWN, *more), rows))
+    return csv_bytes((*_OWN, *more), rows)
 
 
 def read_manifest(job: JobFolder) -> Manifest:
@@ -193,13 +202,20 @@ def rows_by_records(job: JobFolder) -> Sequence[Mapping[str, str]]:
         name = entry.slide_id
         row = rows.setdefault(name, {"slide_id": name, "status": "pending"})
         if row.get("status") == "failed" and name not in failed and name in done:
-            rows[name] = {"slide_id": name, "status": "done"}
+            rows[name] = {"slide_id": name, **_told_by_record(job, done[name])}
         elif row.get("status") == "pending" and name in failed:
             known = read_failure(job, failed[name])
             row |= _failed(Failure(name, known.cause, known.mend)) if known else {}
         elif row.get("status") == "pending" and name in done:
-            row["status"] = "done"
+            row |= _told_by_record(job, done[name])
     return list(rows.values())
+
+
+def _told_by_record(job: JobFolder, output: Path) -> dict[str, str]:
+    """Return the row of a slide that is done, as text; what of its record cannot be read is left out."""
+    record = read_record(job, output)
+    facts = {} if record is None else record.facts
+    return {name: str(value) for name, value in _done(facts).items() if value is not None}
 
 
 def _scales(job: JobFolder) -> tuple[str, ...]:
@@ -234,6 +250,8 @@ def _is_other(known: SlideEntry | None, entry: SlideEntry) -> bool:
     """Tell whether a slide of the job is another than this one, and still lies where it was."""
     if known is not None and (isinstance(known.path, RemotePath) or isinstance(entry.path, RemotePath)):
         return str(known.path) != str(entry.path)
+    if known is not None and os.path.abspath(known.path) == os.path.abspath(entry.path):  # noqa: PTH100
+        return False  # told without a look at the disk: each part of a job array asks this of all slides
     try:
         return known is not None and known.path.exists() and not known.path.samefile(entry.path)
     except OSError:

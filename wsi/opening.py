@@ -472,11 +472,11 @@ def is_slide_file(path: str | Path) -> bool:
     except OSError:
         return path.is_symlink() and path.suffix.lower() in SUFFIXES  # a dangling link deserves its error
     suffix = path.suffix.lower()
-    if suffix and suffix not in SUFFIXES:
-        return False
+    if suffix:
+        return suffix in SUFFIXES
     try:
         with path.open("rb") as file:
             head = file.read(65536)
     except OSError:
-        return bool(suffix)
-    return bool(suffix) or head.startswith(_TIFF) or _is_dicom(head)
+        return False
+    return head.startswith(_TIFF) or _is_dicom(head)

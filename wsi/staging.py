@@ -28,7 +28,7 @@ from wsi.sources import FileSource, RangeSource, SourceFile
 
 FOLDER, GIGABYTES = "SLIDEMIL_CACHE", "SLIDEMIL_CACHE_GB"
 """Variables that say where copies go, and how many GB they may take."""
-_CAP = 50.0
+_CAP, _MOST = 50.0, 1e9
 _MARKER = ".made-by-slidemil"
 _PIECE = 8 * 2**20
 _TOGETHER = 4
@@ -44,7 +44,7 @@ def cache_folder() -> Path:
 def cap() -> int:
     """Return how many bytes copies may take."""
     try:
-        return int(float(os.environ.get(GIGABYTES, _CAP)) * 1e9)
+        return int(min(float(os.environ.get(GIGABYTES, _CAP)), _MOST) * 1e9)
     except ValueError:
         return int(_CAP * 1e9)
 

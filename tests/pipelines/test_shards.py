@@ -149,6 +149,27 @@ def test_the_parts_together_make_the_job(three, tmp_path, monkeypatch):
     assert (code, said["slides"]["skipped"]) == (0, 3)
 
 
+def test_of_very_many_parts_none_waits_for_a_table(three, tmp_path, monkeypatch):
+    """Each that comes later looks at no slide but its own, writes neither table, and `status` tells of all the same."""
+    job, asked = tmp_path / "job", []
+    monkeypatch.setattr(shards, "MOST_WRITERS", 2)
+    monkeypatch.setattr("pipelines.shards.size_of", lambda entry: asked.append(entry.slide_id) or 1)
+    tiles = []
+    for part in range(3):
+        code, said = slidemil_json("extract", three, "-o", job, *TILES, "--shard", f"{part}/3")
+        assert (code, said["slides"]["done"]) == (0, 1)
+        assert any("slides.csv" in text for text in said["warnings"]), said["warnings"]
+        monkeypatch.setattr("pipelines.tables_of_job.alone", lambda _: pytest.fail("waits for a table"))
+        tiles.append(json.loads(slidemil("status", job, "--json")[1])["tiles"])
+    assert sorted(asked) == ["a", "b", "c"], "only who deals asks how large they are"
+    assert not (job / "slides.csv").exists()
+    assert tiles == [16, 32, 48]
+    monkeypatch.undo()
+    code, said = slidemil_json("extract", three, "-o", job, *TILES)
+    assert (code, said["slides"]["skipped"]) == (0, 3)
+    assert [row.split(",")[3] for row in (job / "slides.csv").read_text().splitlines()[1:]] == ["done"] * 3
+
+
 def test_a_part_without_slides_is_done(three, tmp_path):
     codes = [slidemil_json("extract", three, "-o", tmp_path / "job", *TILES, "--shard", f"{n}/5") for n in range(5)]
     assert [code for code, _ in codes] == [0] * 5
