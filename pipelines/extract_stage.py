@@ -13,6 +13,7 @@ from . import pseudonyms, shards
 from . import tables_of_job as tables
 from .claims import Claims
 from .cluster.spec import ClusterSpec, parse_cluster
+from .company import check_company
 from .config import ExtractSettings, Settings, as_yaml
 from .console import warn
 from .encoding import devices_of, encoders_of, settled
@@ -63,6 +64,7 @@ def extract(
     part, spec = shards.chosen(shard), None if cluster is None else parse_cluster(cluster)
     check_job(out)
     job = JobFolder(out)
+    check_company(job, settings.extract)
     found = pseudonyms.slides_of(slides, job)
     there = {entry.slide_id for entry in found.entries}
     if limit is not None:

@@ -6,6 +6,7 @@ import json
 import shutil
 import threading
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 
 import pytest
@@ -13,7 +14,9 @@ from _command import digests
 
 from pipelines import stages, tables_of_job
 from pipelines.claims import Claims, all_claims
+from pipelines.company import check_company
 from pipelines.config import load_settings
+from pipelines.errors import UsageError
 from pipelines.files import read_csv
 from pipelines.jobfolder import JobFolder
 from pipelines.processes import this_process
@@ -32,11 +35,17 @@ def slides(cohort, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def calm(slides, tmp_path_factory):
-    """What one undisturbed run makes."""
+def calm_job(slides, tmp_path_factory):
+    """The job of one undisturbed run."""
     job = tmp_path_factory.mktemp("calm") / "job"
     stages.extract([slides], job, SETTINGS, quiet=True)
-    return digests(job)
+    return job
+
+
+@pytest.fixture(scope="module")
+def calm(calm_job):
+    """What one undisturbed run makes."""
+    return digests(calm_job)
 
 
 def at_once(*calls):
@@ -137,3 +146,27 @@ def test_a_slide_that_failed_in_the_other_run_is_not_tried_again_by_this_one(sli
     again = {row["slide_id"]: row for row in tables_of_job.read_slides(JobFolder(tmp_path / "job"))}
     assert (again["broken"]["status"], again["broken"]["cause"]) == ("done", "")
     assert not list((tmp_path / "job" / ".failed").rglob("*.json"))
+
+
+@pytest.mark.parametrize(
+    ("more", "mine", "refused"),
+    [
+        ({"stain": "macenko"}, True, True),
+        ({"icc": "srgb", "mpp": 2.0}, True, True),
+        ({"stain": "macenko", "mpp": 2.0}, True, False),
+        ({"memory_gb": 1.0, "workers": 2}, True, False),
+        ({"stain": "macenko"}, False, False),
+    ],
+)
+def test_a_run_that_would_undo_what_another_makes_does_not_begin(slides, calm_job, tmp_path, more, mine, refused):
+    """Where the other one lives, and makes other features in the same folder, or looks at slides otherwise."""
+    job = JobFolder(shutil.copytree(calm_job, tmp_path / "job"))
+    settings = load_settings(options={"batch_size": 16, "processes": "0", "quality": False, **more}).extract
+    with Claims(job, "slides", run="other") as claims:
+        assert claims.take("some slide")
+        if not mine:  # of a process that has ended
+            path = job.claims / "slides" / "some slide"
+            said = json.loads(path.read_text())
+            path.write_text(json.dumps({**said, "owner": {**said["owner"], "pid": 2**22 + 1}}))
+        with pytest.raises(UsageError, match="works on this job just now") if refused else nullcontext():
+            check_company(job, settings)
