@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from .config import ExtractSettings
 from .counting import size_of
 from .features import decisive
 from .jobfolder import JobFolder, Tiling, tiling_name
+from .losable import StoppedError
 from .manifest import SlideEntry
 from .maps import Encoded, Maps, encode
 from .outcome import Failure
@@ -163,8 +164,9 @@ class Extraction:
     def sources(self, entries: Sequence[SlideEntry]) -> Iterator[tuple[wsi.Slide, wsi.TileGrid]]:
         """Open the pending slides one after the other, for the stream; failures are kept, not raised."""
         self._works = []
-        preparer = Preparer(self.job, self.tiling, self.settings, apart=prepares_apart(self.settings))
-        with closing(preparer):
+        apart = prepares_apart(self.settings)
+        preparer = Preparer(self.job, self.tiling, self.settings, apart=apart, stop=lambda: self.stopping)
+        with closing(preparer), suppress(StoppedError):
             yield from self._sources(entries, preparer)
 
     def _sources(self, entries: Sequence[SlideEntry], preparer: Preparer) -> Iterator[tuple[wsi.Slide, wsi.TileGrid]]:

@@ -29,6 +29,8 @@ _GRACE = 10
 """Seconds after which a process ends itself where nobody is left to end it."""
 _BEGIN_SECONDS = 120.0
 """The most that a process may take to start and to load what it is to work with: no part of an item's time."""
+_LOOK = 0.1
+"""Seconds between two questions whether answers are still wanted."""
 _BEGUN = b"!"
 _SERVE = "import sys; from pipelines.losable import serve; serve(*map(int, sys.argv[1:]))"
 _MORE = object()
@@ -56,6 +58,10 @@ class Done(Generic[Value]):
     value: Value
 
 
+class StoppedError(Exception):
+    """Whoever waits for an answer wants none any more."""
+
+
 def each(
     function: Callable[[Item], Value],
     items: Iterable[Item],
@@ -63,6 +69,7 @@ def each(
     workers: int,
     seconds: float | Callable[[Item], float],
     memory: int | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[tuple[Item, Done[Value] | Lost]]:
     """Call a function for each item in processes that may be lost; results come as they are ready.
 
@@ -75,9 +82,13 @@ def each(
         workers: processes at once.
         seconds: the time limit of an item, or a function that says it; the start of a process does not count.
         memory: bytes of data a process may hold, None for as many as there are.
+        stop: asked several times a second whether the answers are still wanted; by itself they are.
 
     Yields:
         Each item with what the function returned, or why there is nothing.
+
+    Raises:
+        StoppedError: they are not.
     """
     limit = seconds if callable(seconds) else lambda _: seconds
     source = iter(items)
@@ -91,7 +102,7 @@ def each(
                 worker.give(function, item, limit(item))  # type: ignore[arg-type]
             if not busy:
                 return
-            for worker in _ready(busy):
+            for worker in _ready(busy, stop):
                 busy.remove(worker)
                 answer = worker.answer()
                 if worker.alive:
@@ -102,11 +113,13 @@ def each(
             worker.end()
 
 
-def _ready(busy: list[_Worker[Item, Value]]) -> list[_Worker[Item, Value]]:
+def _ready(busy: list[_Worker[Item, Value]], stop: Callable[[], bool]) -> list[_Worker[Item, Value]]:
     """Wait until some have answered, died or run out of time."""
     while True:
+        if stop():
+            raise StoppedError
         first = min(worker.deadline for worker in busy)
-        spoken = wait([worker.pipe for worker in busy], max(0.0, first - time.monotonic()))
+        spoken = wait([worker.pipe for worker in busy], max(0.0, min(first - time.monotonic(), _LOOK)))
         now = time.monotonic()
         ready = [w for w in busy if (w.pipe in spoken and not w.only_begins()) or now >= w.deadline]
         if ready:

@@ -36,17 +36,25 @@ class Preparer:
         tiling: likewise.
         settings: what is asked.
         apart: whether in a process that may be lost; the slides then come without an open handle.
+        stop: asked meanwhile whether the run is over: a slide may take minutes, and a signal wants an end in seconds.
     """
 
-    def __init__(self, job: JobFolder, tiling: Tiling, settings: ExtractSettings, *, apart: bool) -> None:
+    def __init__(
+        self,
+        job: JobFolder,
+        tiling: Tiling,
+        settings: ExtractSettings,
+        *,
+        apart: bool,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.core = 0.0
         """Core seconds that were spent in the other process."""
         self._job, self._tiling, self._settings = job, tiling, settings
         self._next: _Call | None = None
         memory = int(settings.memory_gb * 1e9) + _LIBRARIES
-        self._answers = (
-            each(_called, self._given(), workers=1, seconds=settings.slide_timeout, memory=memory) if apart else None
-        )
+        how: dict[str, Any] = {"workers": 1, "seconds": settings.slide_timeout, "memory": memory, "stop": stop}
+        self._answers = each(_called, self._given(), **how) if apart else None
 
     def digest(self, entry: SlideEntry) -> str:
         """Return the SHA-256 of a slide; where it is remembered, no byte of the slide is read.

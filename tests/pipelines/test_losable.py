@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.losable import Done, Lost, each
+from pipelines.losable import Done, Lost, StoppedError, each
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -43,6 +43,15 @@ def test_items_are_taken_as_processes_become_free():
     next(results)
     assert len(taken) <= 4
     results.close()
+
+
+def test_an_answer_that_is_no_longer_wanted_is_not_waited_for():
+    """A slide may take minutes to be looked through; a signal wants an end in seconds."""
+    before, began = children(), time.monotonic()
+    with pytest.raises(StoppedError):
+        list(each(time.sleep, [60], workers=1, seconds=90, stop=lambda: time.monotonic() > began + 0.5))
+    assert time.monotonic() - began < 10
+    assert children() == before
 
 
 def test_a_death_costs_its_own_item():

@@ -6,12 +6,15 @@ import os
 import time
 
 import pytest
-from _command import slidemil_json
+from _command import slidemil, slidemil_json
 from _prepare_badly import hashed_slowly, prepared_badly
 from _slides import smooth_picture, write_aperio
 
 from pipelines import losable, preparing, reading
+from pipelines.claims import all_claims
 from pipelines.config import ExtractSettings
+from pipelines.extraction import Extraction
+from pipelines.jobfolder import JobFolder
 
 TILES = ("--tile", 64, "--set", "min_tissue=0", "--set", "quality=false")
 
@@ -65,6 +68,25 @@ def test_hashing_that_hangs_costs_its_slide_alone(slides, tmp_path, monkeypatch)
     code, said = slidemil_json("extract", slides, "-o", tmp_path / "job", *TILES, *limits)
     assert (code, said["slides"]["done"]) == (3, 1)
     assert "it could not be read whole: it took longer than 9 s" in said["failed"][0]["cause"]
+
+
+def test_a_run_that_is_stopped_does_not_wait_for_a_slide_that_is_being_looked_through(
+    slides, tmp_path, monkeypatch, apart
+):
+    """Ctrl-C comes with the first tiles, while the next slide takes a minute: nothing stays claimed."""
+    monkeypatch.setattr(preparing, "prepared", prepared_badly)
+    (slides / "c.svs").rename(slides / "slow.svs")
+    stopped = []
+
+    def take(*_):
+        stopped.append(time.monotonic())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Extraction, "take", take)
+    code, said = slidemil("extract", slides, "-o", tmp_path / "job", *TILES, "-q")
+    assert time.monotonic() - stopped[0] < 5
+    assert (code, "same command again" in said) == (130, True)
+    assert not all_claims(JobFolder(tmp_path / "job"), "slides")
 
 
 def test_a_remembered_hash_starts_no_process(slides, tmp_path, monkeypatch, apart):
