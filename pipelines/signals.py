@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from .errors import ExitCode
 
@@ -22,6 +22,8 @@ GRACE = 8.0
 """Seconds from a signal to the end of the process, at most."""
 _ECHO = 0.3
 """Seconds in which a second signal is the same one: a terminal, and who started us, may both pass it on."""
+_NUDGE = 0.2
+"""Seconds in which the main thread takes a signal up by itself; doubled at each try."""
 _LAST_WORDS = 0.5
 """Seconds that the last words may take."""
 _CODES = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.PREEMPTED}
@@ -51,9 +53,10 @@ def stoppable() -> Iterator[None]:
         return
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
-    handlers = {number: signal.signal(number, _first()) for number in _CODES}
+    came: list[int] = []
+    handlers = {number: signal.signal(number, _first(came)) for number in _CODES}
     before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)  # written at once, also while a library computes
-    watcher = threading.Thread(target=_watch, args=(reading,), name="signals", daemon=True)
+    watcher = threading.Thread(target=_watch, args=(reading, came), name="signals", daemon=True)
     watcher.start()
     try:
         yield
@@ -81,29 +84,37 @@ def unchanged() -> Iterator[None]:
                 signal.signal(number, handler)
 
 
-def _first() -> Callable[[int, object], None]:
-    """Return a handler that raises once; what comes later is the watcher's business."""
-    came: list[int] = []
+def _first(came: list[int]) -> Callable[[int, object], None]:
+    """Return a handler that raises once for its signal, and notes it; what comes later is the watcher's business."""
 
     def handle(number: int, _frame: object) -> None:
         came.append(number)
-        if len(came) == 1:
+        if came.count(number) == 1:
             raise KeyboardInterrupt if number == signal.SIGINT else Preempted
 
     return handle
 
 
-def _watch(reading: int) -> None:
-    """Wait for a signal, then for the end of the run, a second Ctrl-C, or the end of patience."""
+def _watch(reading: int, came: Sequence[int]) -> None:
+    """Wait for a signal, then for the end of the run, a second Ctrl-C, or the end of patience.
+
+    A signal may wake a thread other than the main one, or come just before that begins to wait for a lock: it then
+    sleeps on, and its handler with it. It is nudged until the handler has run.
+    """
     first = _next(reading, None)
     if first is None:
         return
-    began = time.monotonic()
+    began, pause, nudges = time.monotonic(), _NUDGE, 0
     while (left := began + GRACE - time.monotonic()) > 0:
-        number = _next(reading, left)
+        number = _next(reading, left if came else min(left, pause))
         if number is None:
             return
-        if number == signal.SIGINT and time.monotonic() - began > _ECHO:
+        if number == 0 and not came:
+            signal.pthread_kill(threading.main_thread().ident or 0, first)
+            pause, nudges = 2 * pause, nudges + 1
+        elif number == first and nudges:
+            nudges -= 1  # our own
+        elif number == signal.SIGINT and time.monotonic() - began > _ECHO:
             _end_at_once(first, "at once: Ctrl-C came twice")
     _end_at_once(first, f"after {GRACE:.0f} s: something did not come back")
 

@@ -68,6 +68,22 @@ def test_a_signal_ends_the_run_with_its_code_and_closes_the_ledger(tmp_path, num
     assert ended(tmp_path) == STATUS[number]
 
 
+SLEEPS = (
+    "import signal, threading; mine = next(t for t in threading.enumerate() if t.name == 'signals'); "
+    "threading.Timer(0.5, signal.pthread_kill, (mine.ident, signal.{name})).start(); threading.Event().wait()"
+)
+
+
+@pytest.mark.parametrize("number", CODES, ids=lambda number: number.name)
+def test_a_signal_that_wakes_another_thread_ends_a_run_that_waits(tmp_path, number):
+    """The main thread waits for a lock; the system is free to give a signal to any thread."""
+    child = start(tmp_path, SLEEPS.format(name=number.name))
+    _, said = child.communicate(timeout=30)
+    assert child.returncode == CODES[number]
+    assert "run the same command again" in said
+    assert ended(tmp_path) == STATUS[number]
+
+
 HANGS = "exec('try:\\n  time.sleep(60)\\nfinally:\\n  time.sleep(60)')"
 COMPUTES = "import hashlib; hashlib.pbkdf2_hmac('sha256', b'x', b'y', 300_000_000)"
 
