@@ -198,6 +198,8 @@ def _search(folder: Path, notes: list[str]) -> list[Path]:
     for root, folders, names in os.walk(folder, onerror=unreadable):
         here = Path(root)
         folders.sort()
+        if "heatmaps" in folders and ".done" in folders:  # of a job that lies among the slides: its pyramids are none
+            folders.remove("heatmaps")
         links = [name for name in folders if (here / name).is_symlink()]
         notes += [f"{here / name}: a link to a folder is not followed; give that folder itself" for name in links]
         notes += [f"{here / name}: hidden, and passed over" for name in sorted(names) if _hidden_slide(name)]

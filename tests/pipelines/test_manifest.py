@@ -34,6 +34,15 @@ def test_a_folder_without_slides_says_what_was_seen(tmp_path):
     assert caught.value.exit_code == 4
 
 
+def test_pictures_of_a_job_that_lies_among_the_slides_are_no_slides(tmp_path):
+    slide = make_svs(tmp_path / "a.svs")
+    for folder in ("job/.done", "job/heatmaps/mean", "heatmaps"):
+        (tmp_path / folder).mkdir(parents=True)
+    shutil.copy(slide, tmp_path / "job/heatmaps/mean/a.scores.ome.tif")
+    shutil.copy(slide, tmp_path / "heatmaps/b.svs")  # a folder of somebody's that is called so
+    assert [entry.slide_id for entry in find_slides([tmp_path]).entries] == ["a", "b"]
+
+
 def test_a_missing_path_is_wrong_usage(tmp_path):
     with pytest.raises(UsageError, match="no such file or folder"):
         find_slides([tmp_path / "nothing"])
