@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         WeightsError,
     )
     from .explain import explain
-    from .heads import HEADS, Contract, Head, MILOutput, create_head
+    from .heads import HEADS, Contract, Head, MILOutput, check_head, create_head
     from .metrics import auc, bootstrap_interval, evaluate
     from .model import TrainedModel, load_model
     from .predict import Prediction, predict
@@ -60,6 +60,7 @@ _HOME = {
     "auc": "metrics",
     "bootstrap_interval": "metrics",
     "check_batch_invariance": "encoder",
+    "check_head": "heads",
     "check_split": "splits",
     "create_encoder": "encoder",
     "create_head": "heads",
@@ -98,6 +99,7 @@ __all__ = [
     "auc",
     "bootstrap_interval",
     "check_batch_invariance",
+    "check_head",
     "check_split",
     "create_encoder",
     "create_head",

@@ -55,7 +55,9 @@ _FILES = [
 def _input(config: Mapping[str, Any]) -> list[str]:
     """Lines on encoder, tiles and clinical variables."""
     encoder, tile, clinical = config.get("encoder"), config.get("tile"), config.get("clinical")
-    lines = [f"Features of width {config['head']['in_dim']}, one row per tile."]
+    head = config["head"]
+    built = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in head["options"].items())
+    lines = [f"Features of width {head['in_dim']}, one row per tile. Head `{head['name']}`: {built}."]
     if encoder:
         weights = encoder.get("weights_sha256")
         lines.append(f"Encoder: `{encoder.get('id')}`, {f'weights SHA-256 `{weights}`' if weights else 'no weights'}.")

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from . import head_options
 from .augmenting import HOW, fits
 from .errors import UsageError
 
@@ -175,6 +176,7 @@ class LearnSettings:
 
     Attributes:
         head: name of the head.
+        head_options: what it is built with, e.g. `hidden=256,attention=128`; docs/learn.md says what each head takes.
         epochs: at most so many passes over the training bags.
         lr: learning rate.
         weight_decay: of AdamW.
@@ -221,6 +223,7 @@ class LearnSettings:
     """
 
     head: str = "gated_abmil"
+    head_options: str = ""
     epochs: int | None = None
     lr: float | None = None
     weight_decay: float | None = None
@@ -263,6 +266,10 @@ class LearnSettings:
         """Refuse values that cannot be meant."""
         _require(
             {
+                f"head_options must be {head_options.HOW}, not {self.head_options}": not self.head_options
+                or bool(self.of_head),
+                "dropout is set twice: as itself, and in head_options": self.dropout is None
+                or "dropout" not in self.of_head,
                 f"folds must be 0 (none) or at least 2, not {self.folds}": self.folds == 0 or self.folds >= 2,
                 f"track must be tensorboard, mlflow, or both with a comma, not {self.track}": {*_names(self.track)}
                 <= {"tensorboard", "mlflow"},
@@ -270,7 +277,7 @@ class LearnSettings:
                 f"inner_folds must be at least 2, not {self.inner_folds}": self.inner_folds >= 2,
                 f"search={self.search}, and lr, weight_decay, dropout and feature_dropout are all set: nothing is left "
                 "to search": not self.search
-                or None in (self.lr, self.weight_decay, self.dropout)
+                or None in (self.lr, self.weight_decay, self.of_head.get("dropout", self.dropout))
                 or self.feature_dropout == 0,
                 "a head with teachers: set no search, and no adapt": not self.teachers
                 or (not self.search and self.adapt == "none"),
@@ -285,6 +292,11 @@ class LearnSettings:
                 or bool(self.kept_out),
             }
         )
+
+    @property
+    def of_head(self) -> dict[str, float]:
+        """Option of the head → value; none where they cannot be read."""
+        return head_options.read(self.head_options) or {}
 
     @property
     def trackers(self) -> tuple[str, ...]:
@@ -412,7 +424,7 @@ def _yaml_pairs(config: Path | None, mistakes: list[str]) -> list[tuple[str, Any
         return []
     pairs: list[tuple[str, Any]] = []
     for name, value in tree.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and name not in _KEYS.values():
             pairs += [(f"{name}.{inner}", item) for inner, item in value.items()]
         else:
             pairs.append((str(name), value))
@@ -423,7 +435,7 @@ def _take(values: dict[str, Any], name: str, value: Any, where: str, mistakes: l
     key = name.replace("-", "_")
     full = [known for known, short in _KEYS.items() if key in (known, short)]
     if full:
-        values |= _scales(value) if full[0] == "extract.mpp" else {full[0]: value}
+        values |= _scales(value) if full[0] == "extract.mpp" else {full[0]: _joined(value, full[0])}
         return
     section, _, short = key.rpartition(".")
     meant = [known for known, plain in _KEYS.items() if plain == short]
@@ -442,6 +454,13 @@ def _scales(value: Any) -> dict[str, Any]:
     """Return the first µm/px and the further ones, of a number, a list, or a text with commas."""
     first, *more = value if isinstance(value, list) else str(value).split(",")
     return {"extract.mpp": _scalar(str(first)), "extract.more_mpp": ",".join(str(one).strip() for one in more)}
+
+
+def _joined(value: Any, key: str) -> Any:
+    """Return options of a head that a file writes as `name: value` lines as `--set` has them."""
+    if key == "train.head_options" and isinstance(value, Mapping):
+        return ",".join(f"{name}={one}" for name, one in value.items())
+    return value
 
 
 def _build(part: str, cls: type[Part], values: Mapping[str, Any], mistakes: list[str]) -> Part | None:

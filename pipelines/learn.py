@@ -378,8 +378,8 @@ def _parts(features: FeatureSet, sides: Sides, settings: LearnSettings, teachers
     return {
         "slides": sha256_json(rows),
         "task": sides.task.spec(),
-        "settings": {key: value for key, value in asdict(settings).items() if key != "track"},
-        "trainer": {key: value for key, value in asdict(train_settings(settings)).items() if key != "head_options"},
+        "settings": {key: value for key, value in asdict(settings).items() if key not in ("track", "head_options")},
+        "trainer": asdict(train_settings(settings)),
         "encoder": decisive(features.passport),
         "clinical": sha256_json([sides.clinical, sides.confounders]),
         "teachers": sorted(teachers.digests),

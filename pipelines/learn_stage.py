@@ -52,9 +52,12 @@ def train(
     Raises:
         NothingMatchedError: no label belongs to a slide.
         mil.TrainingDataError: one class only, too few patients, a patient in two folds.
+        UsageError: the head, or one of its options, is not known.
     """
     from .learn import check_labels
+    from .trainer import check_head
 
+    check_head(settings.train)
     job = _known(out, keyfile)
     manifest = tables.read_manifest(job)
     table = training_table(labels, manifest.entries, target, settings.train, keyfile=keyfile, clinical=clinical)

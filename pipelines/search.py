@@ -64,7 +64,7 @@ class Trial:
 def open_settings(settings: LearnSettings) -> list[str]:
     """Name the settings that are searched: those of `RANGES` that the user left as they were."""
     left = LearnSettings()
-    return [name for name in RANGES if getattr(settings, name) == getattr(left, name)]
+    return [n for n in RANGES if getattr(settings, n) == getattr(left, n) and n not in settings.of_head]
 
 
 def choose(

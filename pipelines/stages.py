@@ -146,10 +146,9 @@ def _check_before(
     offline: bool,
 ) -> None:
     """Say what cannot end well before days of extraction, not after."""
-    import mil
+    from .trainer import check_head
 
-    if settings.train.head not in mil.HEADS:
-        mil.create_head(settings.train.head, 1, 2)  # raises, and says which heads there are
+    check_head(settings.train)
     if labels is not None:
         from .learn import check_labels
 

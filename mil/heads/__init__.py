@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from mil.errors import MilError, UnknownHeadError, did_you_mean
+from collections.abc import Mapping
+
+import torch
+
+from mil.errors import UnknownHeadError, did_you_mean
 
 from .abmil import ABMIL, GatedABMIL
 from .acmil import ACMIL
@@ -17,11 +21,12 @@ from .ilra import ILRA
 from .instance_max import InstanceMax
 from .max import MaxHead
 from .mean import MeanHead
+from .options import checked
 from .standard_mil import StandardMIL
 from .transmil import TransMIL
 from .vit import ViT
 
-__all__ = ["HEADS", "Contract", "Head", "MILOutput", "create_head"]
+__all__ = ["HEADS", "Contract", "Head", "MILOutput", "check_head", "create_head"]
 
 _ALL: tuple[type[Head], ...] = (
     MeanHead,
@@ -56,12 +61,26 @@ def create_head(name: str, in_dim: int, classes: int, **options: float) -> Head:
 
     Raises:
         UnknownHeadError: no head of that name.
-        MilError: the head does not take one of the options.
+        MilError: the head does not take one of the options, or not such a value.
     """
+    return _known(name)(in_dim, classes, **checked(_known(name), options))
+
+
+def check_head(name: str, options: Mapping[str, float]) -> None:
+    """Refuse what `create_head` would refuse, at no cost: nothing is allocated and no random number drawn.
+
+    Raises:
+        UnknownHeadError: no head of that name.
+        MilError: the options do not fit the head, or one another.
+    """
+    own = checked(_known(name), options)
+    with torch.device("meta"):
+        HEADS[name](1, 2, **own)
+
+
+def _known(name: str) -> type[Head]:
+    """Return the head of a name."""
     if name not in HEADS:
         known = ", ".join(sorted(HEADS))
         raise UnknownHeadError(f"no head is called {name!r}.{did_you_mean(name, HEADS)} There are: {known}.")
-    try:
-        return HEADS[name](in_dim, classes, **options)
-    except TypeError as error:
-        raise MilError(f"the head {name} cannot be built with {options}: {error}") from error
+    return HEADS[name]

@@ -87,7 +87,10 @@ Workers = Annotated[str | None, typer.Option(help="Reading threads, or auto.")]
 Memory = Annotated[str | None, typer.Option(help="Cap on pixels under way, e.g. 8G or 500M (default 2G).")]
 BatchSize = Annotated[int | None, typer.Option(help="Tiles per call of the encoder (default 64; 0: what fits).")]
 MaxBad = Annotated[float | None, typer.Option(help="Share of unreadable tiles over which a slide fails (0.01).")]
-Head = Annotated[str | None, typer.Option(help="gated-abmil (default), mean, max, transmil … (README: Heads).")]
+Head = Annotated[
+    str | None,
+    typer.Option(help="gated-abmil (default), mean, transmil …; its own options: --set head_options=hidden=256."),
+]
 Name = Annotated[str | None, typer.Option(help="Name of the model (default: the head's).")]
 Target = Annotated[str, typer.Option(help="Column of the labels that is to be predicted.")]
 TaskKind = Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from itertools import pairwise
 
@@ -10,7 +11,8 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
-from mil import HEADS, Bag, BagError, MilError, MILOutput, UnknownHeadError, create_head
+from mil import HEADS, Bag, BagError, MilError, MILOutput, UnknownHeadError, check_head, create_head
+from mil.heads.options import RANGES, options_of
 from mil.losses import objective_of
 from mil.predict import CHUNK, infer
 
@@ -254,5 +256,29 @@ def test_coordinates_are_demanded_where_declared(head):
 def test_unknown_heads_and_options_name_what_exists():
     with pytest.raises(UnknownHeadError, match="Did you mean gated_abmil"):
         create_head("gated_abmill", D, C)
-    with pytest.raises(MilError, match="cannot be built"):
+    with pytest.raises(MilError, match=r"'wings'. By default: hidden=64, dropout=0.25"):
         create_head("mean", D, C, wings=2)
+    with pytest.raises(MilError, match=r"'atention'. Did you mean attention\?"):
+        create_head("abmil", D, C, atention=2)
+
+
+def test_every_option_has_a_range_a_default_in_it_and_is_stored_as_it_was_given(head):
+    for option, default in options_of(type(head)).items():
+        low, high = RANGES[option]
+        assert low <= default <= high
+        for wrong in (low - 1, high + 1, math.nan, "8", True, *([2.5] if isinstance(default, int) else [])):
+            with pytest.raises(MilError, match=f"{option}={wrong} is no .*number from"):
+                check_head(head.name, {option: wrong})
+        value = 12 if option == "hidden" else default // 2 if isinstance(default, int) else default / 2
+        assert create_head(head.name, D, C, **{option: float(value)}).options[option] == value
+
+
+def test_a_head_is_checked_before_it_is_built_and_at_no_cost():
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    check_head("gated_abmil", {"hidden": 65536, "attention": 65536})  # 34 GB
+    assert torch.equal(before, torch.get_rng_state())
+    with pytest.raises(MilError, match="multiple of 4"):
+        check_head("transmil", {"hidden": 10})
+    with pytest.raises(MilError, match="no option is called 'in_dim'"):
+        check_head("mean", {"in_dim": 3})

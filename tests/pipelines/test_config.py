@@ -28,6 +28,22 @@ def test_settings_written_are_settings_read(tmp_path):
     assert load_settings(config) == settings
 
 
+def test_options_of_a_head_are_numbers_by_name_however_they_are_written(tmp_path):
+    config = tmp_path / "job.yaml"
+    for text in ("train:\n  head_options: {hidden: 32, dropout: 0.1}\n", "head_options: 'hidden=32, dropout=1e-1'\n"):
+        config.write_text(text)
+        settings = load_settings(config)
+        assert settings.train.of_head == {"hidden": 32, "dropout": 0.1}
+        config.write_text(as_yaml(settings))
+        assert load_settings(config) == settings
+    assert load_settings(config, ["head_options=hidden=8"]).train.of_head == {"hidden": 8}
+    for wrong in ("hidden", "hidden=wide", "hidden=1,hidden=2", "7"):
+        with pytest.raises(UsageError, match=f"head_options must be NAME=NUMBER.* not {wrong}"):
+            load_settings(None, [f"head_options={wrong}"])
+    with pytest.raises(UsageError, match="dropout is set twice"):
+        load_settings(None, ["head_options=dropout=0.1", "dropout=0.2"])
+
+
 def test_all_mistakes_are_said_at_once(tmp_path):
     config = tmp_path / "c.yaml"
     config.write_text("extract:\n  tyle: 256\n  mpp: wide\n  overlap: 900\nseed: -1\n")

@@ -1,4 +1,4 @@
-"""Every head of the registry trains and predicts through the command, on the cohort of the demo."""
+"""Every head trains and predicts through the command with options of its own, on the cohort of the demo."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ import pytest
 from _command import slidemil_json
 
 from mil import HEADS
+from mil.heads.options import options_of
+
+OWN = {"groups": 3, "branches": 3, "layers": 1, "rank": 5, "landmarks": 7, "neighbors": 4, "mask_share": 0.5}
+"""Values other than the default ones; `hidden` is 16 everywhere."""
 
 
 def rows(path):
@@ -26,7 +30,11 @@ def jobs(finished, tmp_path_factory):
 @pytest.mark.parametrize("head", sorted(HEADS))
 def test_every_head_trains_and_predicts_through_the_command(head, jobs, labels):
     name = head.replace("_", "-")
-    code, said = slidemil_json("train", jobs, "-l", labels, "--head", name, "--epochs", 1, "--name", head)
+    asked = {"hidden": 16, **{key: value for key, value in OWN.items() if key in options_of(HEADS[head])}}
+    given = "head_options=" + ",".join(f"{key}={value}" for key, value in asked.items())
+    code, said = slidemil_json(
+        "train", jobs, "-l", labels, "--head", name, "--epochs", 1, "--name", head, "--set", given
+    )
     assert code == 0, said
     table = jobs / "predictions" / head / "slides.csv"
     first = rows(table)
@@ -40,4 +48,5 @@ def test_every_head_trains_and_predicts_through_the_command(head, jobs, labels):
     assert len({round(a, 7) for a, _ in chances}) > 1  # it looked at the slides
     config = json.loads((jobs / "models" / head / "config.json").read_text())
     assert config["head"]["name"] == head
+    assert config["head"]["options"] == options_of(HEADS[head]) | asked
     assert json.loads((jobs / "models" / head / "metrics.json").read_text())["test"]["n_patients"] > 0

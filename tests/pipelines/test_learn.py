@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from _command import slidemil, slidemil_json
 
+from mil import HEADS
+from mil.heads.options import options_of
 from mil.tasks import Classification
 from pipelines import learn
 from pipelines.config import LearnSettings
@@ -87,6 +91,43 @@ def test_changed_training_settings_are_noticed(job, labels):
         assert (code, said["new"]) == (0, new)
 
 
+def test_options_of_a_head_are_noticed_kept_and_refused_where_it_does_not_take_them(job, labels):
+    def trained(options):
+        code, said = slidemil_json("train", job, "-l", labels, "--epochs", 1, "--set", f"head_options={options}")
+        assert code == 0, said
+        return said["new"]
+
+    assert [trained(text) for text in ("hidden=16,dropout=0.5", "dropout=0.5, hidden=16.0", "hidden=8")] == [
+        True,
+        False,
+        True,
+    ]
+    config = json.loads((job / "models" / "gated_abmil" / "config.json").read_text())
+    assert config["head"]["options"] == {"hidden": 8, "attention": 32, "dropout": 0.25}
+    assert "Head `gated_abmil`: hidden 8," in (job / "models" / "gated_abmil" / "README.md").read_text()
+    for wrong, words in {
+        "hiden=8": "no option is called 'hiden'. Did you mean hidden? By default: hidden=64, attention=32, dropout",
+        "layers=2,hidden=0": "'layers'. hidden=0 is no whole number from 1 to 65536.",
+        "hidden=8.5": "hidden=8.5 is no whole number",
+    }.items():
+        for verb in (("train", job), ("run", job / "nowhere", "-o", job)):
+            code, said = slidemil(*verb, "-l", labels, "--set", f"head_options={wrong}")
+            assert (code, words in " ".join(said.split())) == (2, True), said
+    assert config == json.loads((job / "models" / "gated_abmil" / "config.json").read_text())
+
+
+def test_the_page_says_what_every_head_takes():
+    page = (Path(__file__).parents[2] / "docs" / "learn.md").read_text(encoding="utf-8")
+    said = {
+        name: row[2].strip()
+        for row in re.finditer(r"^\| (`[a-z`, -]+`) \| (hidden=.*) \|$", page, re.MULTILINE)
+        for name in row[1].replace("`", "").split(", ")
+    }
+    takes = {name.replace("_", "-"): options_of(head) for name, head in HEADS.items()}
+    assert all(takes[name].pop("dropout") == 0.25 for name in takes)
+    assert said == {name: ", ".join(f"{key}={value:g}" for key, value in mine.items()) for name, mine in takes.items()}
+
+
 def test_predictions_say_which_slides_the_model_was_made_with(job, cohort):
     (job / "predictions" / "gated_abmil" / "slides.csv").unlink()
     code, _ = slidemil("predict", job, "-m", "gated_abmil")
@@ -136,7 +177,6 @@ def test_labels_come_later_stay_when_a_table_is_lost_and_judge_a_model_elsewhere
 
 
 def test_another_model_of_the_same_name_takes_no_ones_place(job, tmp_path, labels):
-    from pathlib import Path
     from shutil import copytree
 
     stranger = Path(copytree(job / "models" / "gated_abmil", tmp_path / "gated_abmil"))
@@ -193,8 +233,6 @@ def test_cases_are_the_mean_of_their_slides_cut_at_the_threshold():
 
 def test_a_training_that_cannot_be_done_hides_nothing_of_the_extraction(cohort, tmp_path):
     """One slide is broken and there are too few patients: both are said, and the report is written."""
-    import shutil
-
     slides = tmp_path / "slides"
     slides.mkdir()
     for slide in cohort.slides[:3]:
