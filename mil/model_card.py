@@ -92,6 +92,8 @@ def _data(config: Mapping[str, Any]) -> list[str]:
         f"{slides['train']} slides of {patients['train']} patients for training, {slides['validation']} slides of "
         f"{patients['validation']} other patients for early stopping and the threshold."
     ]
+    if config.get("target"):
+        lines.append(f"The labels stood in `{config['target']}` of their table.")
     rows = [
         f"| {name} | {count['train']} | {count['validation']} |" for name, count in training["slides_per_class"].items()
     ]

@@ -3,6 +3,7 @@
 JobError
 ├── UsageError            2   wrong option, wrong config, labels that do not fit
 │   ├── NoAttentionError      a heatmap of attention was asked for, the head has none
+│   ├── NoColumnError         a table lacks a column that is to be predicted
 │   └── NotUtf8Error          a table is written in another encoding
 ├── SomeSlidesFailed      3   carried by the outcome, not raised
 ├── NothingMatchedError   4   no slide found, no label matched
@@ -43,6 +44,10 @@ class UsageError(JobError):
 
 class NoAttentionError(UsageError):
     """A heatmap of attention was asked for, and the head weighs all tiles alike."""
+
+
+class NoColumnError(UsageError):
+    """A table of labels lacks a column that is to be predicted."""
 
 
 class NotUtf8Error(UsageError, ValueError):

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .errors import NothingMatchedError, UsageError
+from .errors import NoColumnError, NothingMatchedError, UsageError
 from .files import read_csv
 from .manifest import SlideEntry, safe_name, slide_stem
 from .tables import ALIASES, first_of
@@ -68,7 +68,8 @@ def read_labels(path: Path, slides: Sequence[SlideEntry], *, column: str = "labe
         more: further columns whose cells are wanted, e.g. the site.
 
     Raises:
-        UsageError: the file or its columns do not fit.
+        NoColumnError: a column that is to be predicted is not there.
+        UsageError: the file or its other columns do not fit.
         NothingMatchedError: no row belongs to a slide; the message shows the first differences.
     """
     rows = _rows(path)
@@ -81,9 +82,10 @@ def read_labels(path: Path, slides: Sequence[SlideEntry], *, column: str = "labe
     asked = [column] if column in columns else column.replace("+", ",").split(",")
     for name in (*asked, *more):
         if name not in columns:
-            raise UsageError(
-                f"{path}: no column `{name}` (found: {', '.join(sorted(columns))}). Name yours with --target."
-            )
+            lacks = f"{path}: no column `{name}` (found: {', '.join(sorted(columns))})."
+            if name in asked:
+                raise NoColumnError(f"{lacks} Name yours with --target.")
+            raise UsageError(f"{lacks} Name one that there is.")
     case, split = first_of(columns, "case_id"), first_of(columns, "split")
     said = [name for name in (*asked, *more, case, split) if name]
     by_name = _names(slides)

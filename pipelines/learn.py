@@ -192,7 +192,8 @@ def train_sides(
         model = distill(teachers.models, both[0], both[1], options, **more)
     else:
         model = mil.train(*both, sides.task, options, **more)
-    model = model.described(encoder=features.passport, tile=features.tile, per_patient=settings.per_patient or None)
+    told = {"per_patient": settings.per_patient or None, "target": sides.target}
+    model = model.described(encoder=features.passport, tile=features.tile, **told)
     metrics = score(model, features, sides)
     conflict = conflict_of(model.config["training"])
     metrics |= {"gradient_conflict": conflict} if conflict else {}
@@ -378,6 +379,7 @@ def _parts(features: FeatureSet, sides: Sides, settings: LearnSettings, teachers
     return {
         "slides": sha256_json(rows),
         "task": sides.task.spec(),
+        "target": sides.target,
         "settings": {key: value for key, value in asdict(settings).items() if key not in ("track", "head_options")},
         "trainer": asdict(train_settings(settings)),
         "encoder": decisive(features.passport),

@@ -12,7 +12,7 @@ from . import pseudonyms
 from . import tables_of_job as tables
 from .alone import alone
 from .config import LearnSettings, Settings
-from .errors import UsageError
+from .errors import NoColumnError, UsageError
 from .jobfolder import JobFolder
 from .labels import Labels, read_labels
 from .manifest import Manifest, safe_name
@@ -87,7 +87,7 @@ def evaluate(
     against: str | None = None,
     labels: Path | None = None,
     by: Sequence[str] = (),
-    target: str = "label",
+    target: str | None = None,
     features: str | None = None,
     keyfile: Path | None = None,
     select: str | None = None,
@@ -110,7 +110,7 @@ def evaluate(
     job = _known(out, keyfile)
     manifest = tables.read_manifest(job)
     named = predictions.find_model(job, model)
-    table = None if labels is None else pseudonyms.labels_of(labels, manifest.entries, target, keyfile, by)
+    table = None if labels is None else _labels_for(named, labels, manifest, target, keyfile, by)
     rows, which = evaluating.held_out(job, named, table)
     if select is not None:
         rows, which = evaluating.among(rows, _names(manifest, select), select), f"{which}, of --select {select}"
@@ -145,7 +145,7 @@ def predict(
     select: str | None = None,
     clinical: Path | None = None,
     labels: Path | None = None,
-    target: str = "label",
+    target: str | None = None,
     keyfile: Path | None = None,
 ) -> Said:
     """Model and features → prediction tables; a model of clinical variables takes them from a table.
@@ -348,7 +348,28 @@ def _known(out: Path, keyfile: Path | None) -> JobFolder:
     return job
 
 
-def _told(path: Path, manifest: Manifest, target: str, keyfile: Path | None, named: NamedModel) -> Labels:
+def _labels_for(
+    named: NamedModel,
+    path: Path,
+    manifest: Manifest,
+    target: str | None,
+    keyfile: Path | None,
+    more: Sequence[str] = (),
+) -> Labels:
+    """Labels for a model: of the column that is named, else of the one that it was trained on.
+
+    Raises:
+        NoColumnError: the table lacks it.
+    """
+    try:
+        return pseudonyms.labels_of(path, manifest.entries, target or named.target, keyfile, more)
+    except NoColumnError as error:
+        if target is None:
+            raise NoColumnError(f"{error} {named.name} was trained on `{named.target}`.") from error
+        raise
+
+
+def _told(path: Path, manifest: Manifest, target: str | None, keyfile: Path | None, named: NamedModel) -> Labels:
     """Labels of slides that a model predicts.
 
     Raises:
@@ -356,12 +377,13 @@ def _told(path: Path, manifest: Manifest, target: str, keyfile: Path | None, nam
     """
     from .evaluating import strangers
 
-    table = pseudonyms.labels_of(path, manifest.entries, target, keyfile)
+    table = _labels_for(named, path, manifest, target, keyfile)
     strange = strangers(named.model.task, table.label)
     if len(strange) == len(table.label):
         raise UsageError(
             f"{path}: {named.name} answers with {', '.join(named.model.classes or named.model.task.columns)}, the "
-            f"column `{target}` says {', '.join(sorted(set(strange.values()))[:3])}. Name the column with --target."
+            f"column `{table.target}` says {', '.join(sorted(set(strange.values()))[:3])}. "
+            "Name the column with --target."
         )
     if not strange:
         return table

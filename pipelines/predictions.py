@@ -52,6 +52,11 @@ class NamedModel:
     cells: Cells = field(default_factory=dict)
 
     @property
+    def target(self) -> str:
+        """Column, or columns, of the label table that it was trained on; `label` where the model does not say."""
+        return str(self.model.config.get("target") or "label")
+
+    @property
     def threshold(self) -> float | None:
         """Cut of a two-class task; of an ensemble the mean of its members'."""
         cuts = [model.threshold for model in self.each if model.threshold is not None]

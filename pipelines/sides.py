@@ -35,6 +35,7 @@ class Sides:
         clinical: slide → column → cell of the clinical variables; empty without.
         confounders: of each slide the cells of what is to be kept out of the model; empty without.
         sites: of each slide, where folds keep the slides of a site together; else empty.
+        target: the column, or columns, of the label table that were asked for.
     """
 
     slides: tuple[str, ...]
@@ -46,6 +47,7 @@ class Sides:
     clinical: Cells = field(default_factory=dict)
     confounders: tuple[tuple[str, ...], ...] = ()
     sites: tuple[str, ...] = ()
+    target: str = "label"
 
     @classmethod
     def of(
@@ -65,7 +67,8 @@ class Sides:
         adapts = settings.adapt != "none"
         confounders = tuple(tuple(labels.cell(s, c) for c in settings.kept_out) for s in slides) if adapts else ()
         sites = tuple(labels.cell(s, settings.site) for s in slides) if settings.site and settings.folds else ()
-        return cls(tuple(slides), tuple(patients), split, question.task, target, sealed, clinical, confounders, sites)
+        known = (tuple(slides), tuple(patients), split, question.task, target, sealed)
+        return cls(*known, clinical, confounders, sites, labels.target)
 
     def variables(self, settings: LearnSettings) -> Variables | None:
         """Clinical variables as the training slides have them; None where none are wanted."""

@@ -93,6 +93,9 @@ Head = Annotated[
 ]
 Name = Annotated[str | None, typer.Option(help="Name of the model (default: the head's).")]
 Target = Annotated[str, typer.Option(help="Column of the labels that is to be predicted.")]
+MaybeTarget = Annotated[
+    str | None, typer.Option("--target", help="Column of the labels (default: the one that the model was trained on).")
+]
 TaskKind = Annotated[
     str | None,
     typer.Option("--task", help="classification (default), multilabel, ordinal, regression, cox, discrete-hazard."),

@@ -262,10 +262,32 @@ def test_three_classes_train_and_predict(job, cohort, tmp_path):
     )
     code, said = slidemil("train", job, "-l", table, "--target", "grade", "--name", "grade", "--epochs", 3, "-q")
     assert code == 0, said
+    check_that_the_column_is_known_again(job, table)
     for row in rows(job / "predictions" / "grade" / "slides.csv"):
         chances = [float(row[f"p_{name}"]) for name in names]
         assert sum(chances) == pytest.approx(1, abs=1e-6)
         assert row["pred"] == names[int(np.argmax(chances))]
+
+
+def check_that_the_column_is_known_again(job, table):
+    """Of a model named "grade": the column of its training serves `predict` and `evaluate`, or is missed by name."""
+    model = job / "models" / "grade"
+    assert json.loads((model / "config.json").read_text())["target"] == "grade"
+    assert "The labels stood in `grade`" in (model / "README.md").read_text()
+    (job / "predictions" / "grade" / "slides.csv").unlink()
+    (job / "predictions" / "grade" / "labels.csv").unlink()
+    code, said = slidemil_json("predict", job, "-m", "grade", "-l", table)
+    assert code == 0, said
+    told = {row["slide_id"]: row["label"] for row in rows(job / "predictions" / "grade" / "slides.csv")}
+    assert told == {row["slide_id"]: row["grade"] for row in rows(table)}
+    assert slidemil("evaluate", job, "-m", "grade", "-l", table, "--by", "case_id")[0] == 0
+    other = table.with_name("other.csv")
+    other.write_text(table.read_text().replace("grade", "diagnosis"))
+    for verb in ("predict", "evaluate"):
+        code, said = slidemil(verb, job, "-m", "grade", "-l", other)
+        words = "Name yours with --target. grade was trained on `grade`."
+        assert (code, words in " ".join(said.split())) == (2, True), said
+        assert slidemil(verb, job, "-m", "grade", "-l", other, "--target", "diagnosis")[0] == 0
 
 
 def test_a_head_without_attention_trains_and_predicts_and_says_what_to_train_for_a_heatmap(job, cohort, labels):
