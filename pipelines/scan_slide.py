@@ -22,6 +22,7 @@ from wsi.remote_path import RemotePath
 from wsi.resize import resize_area
 
 from .manifest import SlideEntry
+from .tissue_of_slide import unread_told
 from .units import counted
 
 Light = Literal["green", "amber", "red"]
@@ -238,6 +239,9 @@ def _with_pixels(row: SlideRow, slide: wsi.Slide, settings: ScanSettings) -> Sli
         row = row.having(problem)
     if tissue is not None:
         row = replace(row, tissue_share=round(tissue.share, 6), signature=_signature(tissue))
+        row = row.having(
+            *(Finding("amber", "damaged", what, "Best copy the slide again.") for what in unread_told(tissue))
+        )
         if grid is not None:
             grid = _grid(slide, tissue, spec, settings)[0]
             assert grid is not None

@@ -259,6 +259,7 @@ def passport_name(passport: Mapping[str, Any]) -> str:
 def slide_facts(work: SlideWork) -> dict[str, Any]:
     """Return what `slides.csv` says of a slide."""
     warnings = [text for text in (work.tissue.reason, work.grid.reason) if text]
+    warnings += tissue_of_slide.unread_told(work.tissue)
     shares = tissue_of_slide.shares_told(work.quality)
     warnings += tissue_of_slide.warnings_told({} if work.quality is None else work.quality.shares)
     if work.stain is not None and work.stain.status != "ok":

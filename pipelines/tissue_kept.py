@@ -78,6 +78,7 @@ def _packed(key: str, tissue: Tissue, quality: Quality | None) -> bytes:
         "scale": tissue.scale,
         "reason": tissue.reason,
         "drawn": tissue.drawn,
+        "unread": tissue.unread,
         "quality": None,
     }
     arrays: dict[str, NDArray[Any]] = {"thumbnail": np.frombuffer(picture.getvalue(), np.uint8)}
@@ -108,7 +109,8 @@ def _unpacked(arrays: Mapping[str, NDArray[Any]], key: str) -> Found | None:
         return np.unpackbits(arrays[name], count=height * width).reshape(height, width).astype(bool)
 
     slide, scale = facts["slide"], (facts["scale"][0], facts["scale"][1])
-    tissue = wsi.Tissue(slide, mask("mask"), mask("pen"), scale, thumbnail, facts["reason"], facts["drawn"])
+    found = mask("mask"), mask("pen"), scale, thumbnail
+    tissue = wsi.Tissue(slide, *found, facts["reason"], facts["drawn"], facts["unread"])
     told = facts["quality"]
     if told is None:
         return tissue, None

@@ -135,6 +135,12 @@ def shares_told(quality: Quality | None) -> dict[str, float]:
     return {} if quality is None else {f"{name}_share": round(share, 4) for name, share in quality.shares.items()}
 
 
+def unread_told(tissue: Tissue) -> list[str]:
+    """Return a warning where parts of the slide could not be read while its tissue was sought."""
+    share = f"{tissue.unread:.1%}" if tissue.unread >= 0.0005 else "under 0.1%"
+    return [f"{share} of the slide cannot be read, and counts as tissue"] if tissue.unread else []
+
+
 def warnings_told(shares: Mapping[str, float]) -> list[str]:
     """Return a warning for each artifact on much of the tissue."""
     told = [f"{name}: {share:.0%} of the tissue" for name, share in shares.items() if share >= _MUCH and name != "pen"]

@@ -6,13 +6,18 @@ the coarse ones. Ratios of octaves know no absolute contrast, so pale fat is as 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from wsi.bands import BandPlan, rows_of_bands
 from wsi.cores import available_cores
 from wsi.errors import SlideError, TileReadError
 from wsi.grid import TileGrid, TileSpec, mask_shares, tile_grid
@@ -66,11 +71,19 @@ def measure_focus(slide: Slide, tissue: Tissue, most: int, avoid: NDArray[np.boo
 
 
 def _measured(slide: Slide, grid: TileGrid, rows: NDArray[np.int64]) -> Focus:
+    chosen = replace(grid, xy=grid.xy[rows], tissue_share=grid.tissue_share[rows])
     with ThreadPoolExecutor(available_cores()) as pool:
-        found = list(pool.map(lambda row: _defocus_at(slide, grid, row), rows.tolist()))
-    read = [i for i, value in enumerate(found) if value is not None]
-    middles = grid.xy[rows[read]] + np.array(grid.footprint_xy) // 2
-    return Focus(middles, np.array([found[i] for i in read], np.float32))
+        found = sorted(chain.from_iterable(pool.map(*_judging(slide, chosen))))
+    middles = chosen.xy[[row for row, _ in found]] + np.array(grid.footprint_xy) // 2
+    return Focus(middles, np.array([value for _, value in found], np.float32))
+
+
+def _judging(slide: Slide, grid: TileGrid) -> tuple[Callable[[Any], list[tuple[int, float]]], Sequence[Any]]:
+    """Return what judges some patches, left out those that cannot be read, and what it is to be called with."""
+    if rows_of_bands(slide, grid.level) is None:
+        return partial(_defocus_at, slide, grid), range(len(grid))
+    plan = BandPlan(slide, grid)
+    return partial(_defocus_side_by_side, plan), [request.rows for request in plan.requests()]
 
 
 def spread_evenly(grid: TileGrid, most: int) -> NDArray[np.int64]:
@@ -126,8 +139,15 @@ def _octaves(density: NDArray[np.float32]) -> list[float]:
     return contrast
 
 
-def _defocus_at(slide: Slide, grid: TileGrid, row: int) -> float | None:
+def _defocus_at(slide: Slide, grid: TileGrid, row: int) -> list[tuple[int, float]]:
     try:
-        return defocus(read_tile(slide, grid, row))
+        return [(row, defocus(read_tile(slide, grid, row)))]
     except TileReadError:
-        return None
+        return []
+
+
+def _defocus_side_by_side(plan: BandPlan, rows: tuple[int, ...]) -> list[tuple[int, float]]:
+    try:
+        return [(row, defocus(patch)) for row, patch in zip(rows, plan.tiles(rows), strict=True)]
+    except TileReadError:
+        return []

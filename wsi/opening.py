@@ -52,6 +52,9 @@ _GREY = {0, 1}
 NOT_ALONE = {".mrxs", ".vms", ".vmu", ".ndpis", ".dcm"}
 """Slides that may be several files."""
 
+_PROBED = ((0.5, 0.5), (0.2, 0.2), (0.8, 0.8), (0.2, 0.8), (0.8, 0.2))
+"""Places of the smallest level that are tried in turn, shares of its width and height."""
+
 Open = Callable[..., BaseSlide]
 
 
@@ -408,12 +411,23 @@ def _colours_contradict(directory: Directory) -> bool:
 
 
 def _probe(slide: Slide) -> None:
-    """Read a little of the smallest level: some files open and have no readable pixel."""
+    """Read a little of the smallest level: some files open and have no readable pixel. A damaged tile says nothing."""
     level = len(slide.levels) - 1
     last = slide.levels[level]
     width, height = min(64, last.width), min(64, last.height)
-    x, y = ((last.width - width) // 2) * last.downsample[0], ((last.height - height) // 2) * last.downsample[1]
-    slide.read(int(x), int(y), width, height, level=level)
+    problem: TileReadError | None = None
+    for right, down in _PROBED:
+        x, y = (last.width - width) * right * last.downsample[0], (last.height - height) * down * last.downsample[1]
+        try:
+            slide.read(int(x), int(y), width, height, level=level)
+        except FetchError:
+            raise
+        except TileReadError as error:
+            problem = problem or error
+        else:
+            return
+    if problem is not None:
+        raise problem
 
 
 def _no_reader(path: Path, head: bytes, failures: list[SlideError]) -> UnreadableSlideError:

@@ -1,4 +1,4 @@
-"""How the tiles of a slide are best read: one by one through its reader, or block by block from the file."""
+"""How tiles are best read: one by one or row by row through the slide's reader, or block by block from the file."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi.bands import BandPlan, rows_of_bands
 from wsi.blocks import BlockPlan
 from wsi.errors import TileReadError
 from wsi.grid import TileGrid
@@ -74,7 +75,7 @@ def read_plan(slide: Slide, grid: TileGrid) -> ReadPlan:
     """Return how the tiles of a grid are best read from a slide."""
     native = slide.native if isinstance(slide, BaseSlide) else None
     if native is None or native.levels[grid.level] is None:
-        return TilePlan(slide, grid)
+        return TilePlan(slide, grid) if rows_of_bands(slide, grid.level) is None else BandPlan(slide, grid)
     plan = BlockPlan(native, grid, slide.levels[grid.level].downsample)
     return plan if slide.convert is None else ConvertedPlan(plan, slide.convert)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -12,7 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi.bands import rows_of_bands
 from wsi.cores import available_cores
+from wsi.errors import FetchError, TileReadError
 from wsi.geometry import best_level, clipped_box
 from wsi.readers.base import BaseSlide
 from wsi.readers.codecs import Jpeg2000
@@ -28,6 +31,14 @@ _PIECE = 1024
 """Side of what is read at once through the slide's reader, px of the level."""
 _REDUCED_PIECE = 4096
 """The same of the file's own tiles, which are decoded small."""
+_BAND_PIXELS = 4 * 2**20
+"""What is read at once of a level that is stored in bands as wide as itself, px of it."""
+_SMALL = 256
+"""Side of what is not read in parts where it cannot be read whole, px of the level: about a tile of the file."""
+_MANY = 500
+"""Reads that have failed, from which on nothing is read in parts any more: it would take minutes and tell no more."""
+_MOST_UNREAD = 0.5
+"""Share of what was scanned that may be unreadable."""
 _MUCH_FINER = 4
 """From how many px of the level for one of the picture on the file's own tiles are taken: cheaper by far, and at less
 the level is small."""
@@ -59,15 +70,31 @@ def thumbnail(slide: Slide, settings: TissueSettings) -> tuple[Pixels, tuple[flo
     Read by pieces, so that a single huge level never lies in memory whole. Where the scanner states what it scanned,
     only that is read, and as fine as if there were nothing else; the rest is white.
     """
-    picture, scale, _ = scanned_thumbnail(slide, settings)
-    return picture, scale
+    shown = scanned_thumbnail(slide, settings)
+    return shown.pixels, shown.scale
 
 
-def scanned_thumbnail(slide: Slide, settings: TissueSettings) -> tuple[Pixels, tuple[float, float], Box]:
-    """Return the picture, its scale, and what of it was scanned.
+class Thumbnail(NamedTuple):
+    """A slide as a small picture.
+
+    Attributes:
+        pixels: (h, w, 3) uint8; white where nothing was scanned, and where it cannot be read.
+        scale: level-0 px per pixel, (x, y).
+        scanned: what of it was scanned.
+        unread: (h, w) bool, what of that cannot be read.
+    """
+
+    pixels: Pixels
+    scale: tuple[float, float]
+    scanned: Box
+    unread: NDArray[np.bool_]
+
+
+def scanned_thumbnail(slide: Slide, settings: TissueSettings) -> Thumbnail:
+    """Return the picture, and what is known of its parts.
 
     Raises:
-        TileReadError: the level cannot be read.
+        TileReadError: most of the slide cannot be read.
     """
     width, height = _size(slide, settings)
     ratio = slide.size[0] / width, slide.size[1] / height
@@ -75,42 +102,46 @@ def scanned_thumbnail(slide: Slide, settings: TissueSettings) -> tuple[Pixels, t
     scanned = _scanned(slide, ratio, (width, height))
     out = np.full((height, width, 3), _GLASS, np.uint8)
     convert = slide.convert
-    read, side = _reading(slide, level, ratio)
+    reader = PatientReader(slide, ratio, (width, height), scanned)
+    read, piece = _reading(slide, level, ratio, reader)
 
     def fill(box: Box) -> None:
         pixels = read(box)
         out[box.top : box.bottom, box.left : box.right] = pixels if convert is None else convert(pixels)
 
-    boxes = _pieces(scanned, side)
+    boxes = _pieces(scanned, piece)
     if len(boxes) <= 4:
         for box in boxes:
             fill(box)
-        return out, ratio, scanned
-    with ThreadPoolExecutor(available_cores()) as pool:  # a single huge level: decoding is all of the time
-        for _ in pool.map(fill, boxes):
-            pass
-    return out, ratio, scanned
+    else:
+        with ThreadPoolExecutor(available_cores()) as pool:  # a single huge level: decoding is all of the time
+            for _ in pool.map(fill, boxes):
+                pass
+    out[reader.unread] = _GLASS
+    return Thumbnail(out, ratio, scanned, reader.unread)
 
 
-def _pieces(box: Box, side: int) -> list[Box]:
-    """Return a box cut into pieces, row by row."""
+def _pieces(box: Box, piece: tuple[int, int]) -> list[Box]:
+    """Return a box cut into pieces of so many px in x and in y, row by row."""
+    wide, tall = piece
     return [
-        Box(left, top, min(left + side, box.right), min(top + side, box.bottom))
-        for top in range(box.top, box.bottom, side)
-        for left in range(box.left, box.right, side)
+        Box(left, top, min(left + wide, box.right), min(top + tall, box.bottom))
+        for top in range(box.top, box.bottom, tall)
+        for left in range(box.left, box.right, wide)
     ]
 
 
-def _reading(slide: Slide, level: int, ratio: tuple[float, float]) -> tuple[Callable[[Box], Pixels], int]:
-    """Return how a part of the picture is best read, and the side of what is read at once, px of the picture."""
+def _reading(
+    slide: Slide, level: int, ratio: tuple[float, float], reader: PatientReader
+) -> tuple[Callable[[Box], Pixels], tuple[int, int]]:
+    """Return how a part of the picture is best read, and how much is read at once, px of the picture in x and y."""
     downsample = slide.levels[level].downsample
     finer = ratio[0] / downsample[0], ratio[1] / downsample[1]
-    by_reader, by_tiles = (max(1, int(side / max(finer))) for side in (_PIECE, _REDUCED_PIECE))
-    through_reader = partial(_through_reader, slide, level, ratio)
+    by_tiles = max(1, int(_REDUCED_PIECE / max(finer)))
     native = slide.native if isinstance(slide, BaseSlide) else None
     own = native.levels[level] if native is not None else None
     if native is None or own is None or min(finer) < _MUCH_FINER:
-        return through_reader, by_reader
+        return partial(reader.read, level=level), reader.piece(level)
     own, scale = _coarse(own, min(finer))
     whole = slide.levels[level].width // scale, slide.levels[level].height // scale
     steps = finer[0] / scale, finer[1] / scale
@@ -119,20 +150,104 @@ def _reading(slide: Slide, level: int, ratio: tuple[float, float]) -> tuple[Call
         try:
             return _means_of_tiles(native, own, scale, steps, whole, box)
         except (ValueError, OSError):  # a damaged tile: what the slide's reader makes of it counts
-            out = np.empty((box.bottom - box.top, box.right - box.left, 3), np.uint8)
-            for piece in _pieces(box, by_reader):
-                piece.of(out, box)[...] = through_reader(piece)
-            return out
+            return reader.by_pieces(box, _pieces(box, reader.piece(level)), level)
 
-    return from_tiles, by_tiles
+    return from_tiles, (by_tiles, by_tiles)
 
 
-def _through_reader(slide: Slide, level: int, ratio: tuple[float, float], box: Box) -> Pixels:
-    dx, dy = slide.levels[level].downsample
-    x0, x1 = (round(v * ratio[0]) for v in (box.left, box.right))
-    y0, y1 = (round(v * ratio[1]) for v in (box.top, box.bottom))
-    size = max(1, round((x1 - x0) / dx)), max(1, round((y1 - y0) / dy))
-    return resize_area(slide.read(x0, y0, *size, level=level), box.right - box.left, box.bottom - box.top)
+class PatientReader:
+    """Reads parts of the picture through the slide's reader, around what cannot be read.
+
+    What a level does not give is taken from the next sharper one; what none gives is `unread`.
+
+    Args:
+        slide: the slide.
+        ratio: level-0 px per px of the picture, (x, y).
+        size: of the picture, px.
+        scanned: what of it was scanned.
+    """
+
+    def __init__(self, slide: Slide, ratio: tuple[float, float], size: tuple[int, int], scanned: Box) -> None:
+        self._slide, self._ratio = slide, ratio
+        self._most = _MOST_UNREAD * (scanned.right - scanned.left) * (scanned.bottom - scanned.top)
+        self._lock = threading.Lock()
+        self._failed = 0
+        self.unread = np.zeros(size[::-1], bool)
+
+    def piece(self, level: int) -> tuple[int, int]:
+        """Return how much of a level is best read at once, px of the picture in x and y."""
+        fx, fy = self._finer(level)
+        if rows_of_bands(self._slide, level) is not None:
+            width = self._slide.levels[level].width
+            return self.unread.shape[1], max(1, int(_BAND_PIXELS / width / fy))
+        side = max(1, int(_PIECE / max(fx, fy)))
+        return side, side
+
+    def read(self, box: Box, level: int) -> Pixels:
+        """Return a part of the picture; what of it cannot be read is white, and noted.
+
+        Raises:
+            TileReadError: with this, most of the picture cannot be read.
+            FetchError: the network does not give it.
+        """
+        try:
+            return self._read(box, level)
+        except FetchError:
+            raise
+        except TileReadError as error:
+            return self._around(box, level, error)
+
+    def by_pieces(self, box: Box, pieces: list[Box], level: int) -> Pixels:
+        """Return a part of the picture, read piece by piece."""
+        out = np.empty((box.bottom - box.top, box.right - box.left, 3), np.uint8)
+        for piece in pieces:
+            piece.of(out, box)[...] = self.read(piece, level)
+        return out
+
+    def _read(self, box: Box, level: int) -> Pixels:
+        dx, dy = self._slide.levels[level].downsample
+        x0, x1 = (round(v * self._ratio[0]) for v in (box.left, box.right))
+        y0, y1 = (round(v * self._ratio[1]) for v in (box.top, box.bottom))
+        size = max(1, round((x1 - x0) / dx)), max(1, round((y1 - y0) / dy))
+        return resize_area(self._slide.read(x0, y0, *size, level=level), box.right - box.left, box.bottom - box.top)
+
+    def _around(self, box: Box, level: int, error: TileReadError) -> Pixels:
+        self._failed += 1
+        halves = [box] if self._failed > _MANY else self._halves(box, level)
+        if len(halves) > 1:
+            return self.by_pieces(box, halves, level)
+        sharper = self._sharper(level)
+        if sharper is not None:
+            return self.by_pieces(box, _pieces(box, self.piece(sharper)), sharper)
+        with self._lock:
+            self.unread[box.top : box.bottom, box.left : box.right] = True
+            if self.unread.sum() > self._most:
+                raise error
+        return np.full((box.bottom - box.top, box.right - box.left, 3), _GLASS, np.uint8)
+
+    def _halves(self, box: Box, level: int) -> list[Box]:
+        """Return a box cut in two along its longer side; whole where it is no larger than what fails together."""
+        fx, fy = self._finer(level)
+        band = rows_of_bands(self._slide, level)
+        wide = (box.right - box.left) * fx if band is None else 0.0
+        tall = (box.bottom - box.top) * fy
+        if max(wide, tall) <= max(_SMALL, band or 0):
+            return [box]
+        if wide > tall:
+            middle = (box.left + box.right) // 2
+            return [box] if middle == box.left else [box._replace(right=middle), box._replace(left=middle)]
+        middle = (box.top + box.bottom) // 2
+        return [box] if middle == box.top else [box._replace(bottom=middle), box._replace(top=middle)]
+
+    def _sharper(self, level: int) -> int | None:
+        """Return the next sharper level, None where there is none."""
+        width = self._slide.levels[level].width
+        wider = [number for number, one in enumerate(self._slide.levels) if one.width > width]
+        return min(wider, key=lambda number: self._slide.levels[number].width, default=None)
+
+    def _finer(self, level: int) -> tuple[float, float]:
+        dx, dy = self._slide.levels[level].downsample
+        return self._ratio[0] / dx, self._ratio[1] / dy
 
 
 def _coarse(level: NativeLevel, finer: float) -> tuple[NativeLevel, int]:

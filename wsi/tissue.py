@@ -60,6 +60,7 @@ class Tissue:
         thumbnail: (h, w, 3) uint8, the picture the mask was made from.
         reason: why there is no tissue, None where there is some.
         drawn: whether the mask was drawn by hand, and not found; ink may then lie in it.
+        unread: share of the slide that cannot be read; it counts as tissue, so that its tiles are tried and recorded.
     """
 
     slide: str
@@ -69,6 +70,7 @@ class Tissue:
     thumbnail: NDArray[np.uint8]
     reason: str | None = None
     drawn: bool = False
+    unread: float = 0.0
 
     @cached_property
     def share(self) -> float:
@@ -117,17 +119,19 @@ def find_tissue(slide: Slide, *, settings: TissueSettings | None = None) -> Tiss
 
     Raises:
         NotBrightfieldError: bright signal on a dark ground, a label mask, or colours that are not RGB.
-        TileReadError: the low level cannot be read.
+        TileReadError: most of the slide cannot be read.
     """
     settings = settings or TissueSettings()
-    picture, scale, (left, top, right, bottom) = scanned_thumbnail(slide, settings)
+    picture, scale, (left, top, right, bottom), unread = scanned_thumbnail(slide, settings)
     scanned = picture[top:bottom, left:right]
     found = tissue_of(scanned, scale, slide.name, mask_mpp(slide, scale), settings)
-    if scanned.shape == picture.shape:
+    if scanned.shape == picture.shape and not unread.any():
         return found
     mask, pen = (np.zeros(picture.shape[:2], bool) for _ in range(2))
     mask[top:bottom, left:right], pen[top:bottom, left:right] = found.mask, found.pen
-    return Tissue(slide.name, mask, pen, scale, picture, found.reason)
+    mask, pen = mask | unread, pen & ~unread  # nobody knows what lies there
+    reason = None if mask.any() else found.reason
+    return Tissue(slide.name, mask, pen, scale, picture, reason, unread=float(unread.mean()))
 
 
 def mask_mpp(slide: Slide, scale: tuple[float, float]) -> float | None:

@@ -6,10 +6,12 @@ import csv
 import re
 import shutil
 
+import h5py
 import numpy as np
 import pytest
 import tifffile
 from _command import digests, slidemil, slidemil_json
+from _slides import write_aperio
 
 from pipelines.demo_svs import write_svs
 
@@ -72,6 +74,28 @@ def test_a_bad_slide_is_a_row_with_its_cause_and_the_others_go_on(tmp_path, kind
     assert table["good"]["status"] == "done"
     assert int(table["good"]["n_tiles"]) > 0
     assert (table["bad"]["status"], table["bad"]["cause"]) == ("failed", failure["cause"])
+
+
+def test_a_tile_that_no_decoder_takes_is_missing_from_a_slide_without_a_pyramid(tmp_path):
+    """The one below the middle, where a slide is first looked at; its tissue is sought on its own tiles."""
+    path = write_aperio(tmp_path / "flat.svs", tissue_like(), compressionargs={"level": 90})
+    with tifffile.TiffFile(path) as tiff:
+        offset, count = tiff.pages[0].dataoffsets[10], tiff.pages[0].databytecounts[10]
+    data = path.read_bytes()
+    path.write_bytes(data[:offset] + bytes(count) + data[offset + count :])
+    options = ("-o", tmp_path / "job", "--tile", 64, "--set", "processes=0")
+    code, said = slidemil_json("extract", path, *options)
+    assert code == 3
+    assert "16 of 144 tiles could not be read" in said["failed"][0]["cause"]
+    code, said = slidemil_json("extract", path, *options, "--max-bad-tiles", 0.12)
+    assert code == 0, said
+    with (tmp_path / "job" / "slides.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["n_tiles"], row["n_missing"]) == ("128", "16")
+    assert "6.2% of the slide cannot be read" in row["warning"]
+    with h5py.File(next((tmp_path / "job").glob("*/features_*/flat.h5"))) as file:
+        missing = {(int(one["x"]), int(one["y"])) for one in file["missing"][()]}
+    assert missing == {(x, y) for x in range(512, 768, 64) for y in range(512, 768, 64)}
 
 
 @pytest.mark.parametrize("kind", [kind for kind in BAD if "µm/px" in kind])

@@ -19,7 +19,7 @@ def found(*, focus=True, quality=True):
     rng = np.random.default_rng(0)
     masks = {name: rng.random((31, 53)) < 0.5 for name in ("mask", "pen", "area", "blur", "folds")}
     picture = rng.integers(0, 256, (31, 53, 3)).astype(np.uint8)
-    tissue = wsi.Tissue("a.svs", masks["mask"], masks["pen"], (7.25, 7.5), picture, "why", drawn=True)
+    tissue = wsi.Tissue("a.svs", masks["mask"], masks["pen"], (7.25, 7.5), picture, "why", drawn=True, unread=0.03)
     sharp = Focus(rng.integers(0, 999, (4, 2)), np.array([0.5, np.nan, -1, 2], np.float32)) if focus else None
     flagged = {name: masks[name] for name in ("blur", "folds")}
     return tissue, wsi.Quality("a.svs", flagged, masks["area"], (7.25, 7.5), 8.0, sharp) if quality else None

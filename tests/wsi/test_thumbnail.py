@@ -1,13 +1,16 @@
 """A level without a pyramid as a small picture: from the file's own tiles, held against means of all its pixels."""
 
+from unittest.mock import patch
+
 import numpy as np
 import pytest
+import tifffile
 from _shared import shared_path
 from _slides import smooth_picture, write_aperio
 
 import wsi
-from wsi.errors import TileReadError
-from wsi.thumbnail import thumbnail
+from wsi.errors import FetchError, TileReadError
+from wsi.thumbnail import scanned_thumbnail, thumbnail
 from wsi.tissue import TissueSettings
 
 SMALL = TissueSettings(max_side=130, min_side=130)
@@ -72,6 +75,87 @@ def test_a_damaged_tile_is_shown_as_the_reader_shows_it(tmp_path, textured):
         slide._read = None
         with pytest.raises(TileReadError, match="cannot read"):
             thumbnail(slide, SMALL)
+
+
+def spoiled(path, tiles):
+    """Overwrite some tiles of level 0 with zeros, as a failed copy leaves them."""
+    with tifffile.TiffFile(path) as tiff:
+        places = [(tiff.pages[0].dataoffsets[n], tiff.pages[0].databytecounts[n]) for n in tiles]
+    with path.open("r+b") as file:
+        for offset, count in places:
+            file.seek(offset)
+            file.write(bytes(count))
+    return path
+
+
+@pytest.mark.parametrize("compression", ["jpeg", "zlib"])
+def test_what_cannot_be_read_counts_as_tissue_and_the_rest_is_found_as_ever(tmp_path, textured, compression):
+    """Tile 23 is the fourth of the third row: (768 to 1024, 512 to 768)."""
+    glass = np.full_like(textured, 243)
+    glass[:, 1300:] = textured[:, 1300:]
+    how = {"compression": compression, "compressionargs": {}}
+    path = write_aperio(tmp_path / "flat.svs", glass, **how)
+    with wsi.open_slide(path) as slide:
+        wanted = wsi.find_tissue(slide)
+    with wsi.open_slide(spoiled(path, [23])) as slide:
+        found = wsi.find_tissue(slide)
+    more = found.mask & ~wanted.mask
+    rows, columns = (np.flatnonzero(more.any(axis)) for axis in (1, 0))
+    (left, right), (top, bottom) = (
+        (a.min() * s, (a.max() + 1) * s) for a, s in zip((columns, rows), found.scale, strict=True)
+    )
+    assert left <= 768 + found.scale[0]
+    assert top <= 512 + found.scale[1]
+    assert 1024 - found.scale[0] <= right <= 1024 + 300
+    assert 768 - found.scale[1] <= bottom <= 768 + 300
+    assert more.sum() == pytest.approx(found.unread * more.size, rel=0.01)
+    assert (wanted.mask & ~found.mask).mean() < 0.001
+    assert (found.thumbnail[more] == 255).all(1).mean() > 0.99
+
+
+def test_a_slide_of_which_most_cannot_be_read_is_refused(tmp_path, textured):
+    path = write_aperio(tmp_path / "flat.svs", textured)
+    spoiled(path, range(22, 50))
+    with wsi.open_slide(path) as slide, pytest.raises(TileReadError, match="cannot read"):
+        wsi.find_tissue(slide)
+
+
+def test_what_a_small_level_does_not_give_comes_from_a_sharper_one(textured):
+    def broken(x, y, width, height, level):
+        if level == 2 and x < 1200 < x + 4 * width:
+            raise ValueError("damaged")
+
+    levels = [textured[:1152, :2304], textured[:1152:2, :2304:2], textured[:1152:4, :2304:4]]
+    wanted = thumbnail(wsi.MemorySlide(levels[:2], mpp=0.5), SMALL)[0]
+    got = scanned_thumbnail(wsi.MemorySlide(levels, mpp=0.5, on_read=broken), SMALL)
+    assert not got.unread.any()
+    middle = round(1200 / got.scale[0])
+    assert np.abs(got.pixels[:, middle].astype(int) - wanted[:, middle]).max() <= 30
+    assert got.pixels.min() < 200
+
+
+def test_what_the_network_does_not_give_is_not_taken_for_damage(textured):
+    def gone(x, y, width, height, level):
+        if x > 1000:
+            raise FetchError("slide", "no answer", "Try again.")
+
+    with pytest.raises(FetchError):
+        wsi.find_tissue(wsi.MemorySlide(textured, mpp=0.5, on_read=gone))
+
+
+def test_a_ruin_is_given_up_soon(textured):
+    """Reads that fail may take long: once there are many, none is tried again in parts."""
+    reads = []
+
+    def mostly(x, y, width, height, level):
+        reads.append(1)
+        if x > 1200:
+            raise ValueError("damaged")
+
+    with patch.object(wsi.thumbnail, "_MANY", 20), patch.object(wsi.thumbnail, "_PIECE", 300):
+        found = wsi.find_tissue(wsi.MemorySlide(textured, mpp=0.5, on_read=mostly))
+    assert 0.3 < found.unread < 0.4
+    assert len(reads) < 120
 
 
 @pytest.mark.parametrize("name", ["CMU-1-Small-Region.svs", "TCGA-XK-AAJU-section.tif"])

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from wsi.staging import Held
 
 WHITE = 255
-_KEPT = ("mpp", "mpp_problem", "convert", "native", "held")
+_KEPT = ("mpp", "mpp_problem", "convert", "native", "held", "bands")
 """What may be decided about a slide after it was opened."""
 
 
@@ -71,6 +71,8 @@ class BaseSlide(ABC):
         self.convert: ToSrgb | None = None
         self.native: NativeTiles | None = None
         """The compressed tiles of the file, where they can be read without `read`."""
+        self.bands: tuple[int | None, ...] = ()
+        """Per level the rows of a band, where it is stored in bands as wide as itself; one is decoded whole."""
         self.held: Held | None = None
         """What keeps the file on this disk until the slide is closed, where it is a copy of one that lies elsewhere."""
 
