@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import wsi
@@ -24,10 +23,12 @@ class Count:
     Attributes:
         tiles: per slide that was looked at.
         failures: slides that cannot be used, with cause and mend.
+        late: slides of which nothing is known, for looking at them took too long.
     """
 
     tiles: dict[str, int] = field(default_factory=dict)
     failures: dict[str, Failure] = field(default_factory=dict)
+    late: list[str] = field(default_factory=list)
 
     def fail(self, entry: SlideEntry, error: wsi.SlideError) -> None:
         """Keep why a slide cannot be used."""
@@ -35,7 +36,7 @@ class Count:
 
     def knows(self, slide: str) -> bool:
         """Tell whether a slide was looked at."""
-        return slide in self.tiles or slide in self.failures
+        return slide in self.tiles or slide in self.failures or slide in self.late
 
 
 @dataclass(frozen=True)
@@ -67,26 +68,6 @@ def in_chance_order(entries: Sequence[SlideEntry]) -> list[SlideEntry]:
     shuffled = list(entries)
     random.Random(0).shuffle(shuffled)  # noqa: S311
     return shuffled
-
-
-def count(
-    entries: Sequence[SlideEntry],
-    settings: ExtractSettings,
-    found: Count,
-    deadline: float,
-    on_slide: Callable[[], None] = lambda: None,
-) -> None:
-    """Look at slides that were not looked at yet, until `deadline` (of `time.monotonic`)."""
-    for entry in in_chance_order(entries):
-        if time.monotonic() >= deadline:
-            return
-        if found.knows(entry.slide_id):
-            continue
-        try:
-            found.tiles[entry.slide_id] = tiles_of(entry, settings)
-        except wsi.SlideError as error:
-            found.fail(entry, error)
-        on_slide()
 
 
 def tiles_of(entry: SlideEntry, settings: ExtractSettings) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from .company import check_company
 from .config import ExtractSettings, Settings, as_yaml
 from .console import warn
 from .encoding import devices_of, encoders_of, settled
-from .errors import JobError
+from .errors import JobError, UsageError
 from .files import sweep_leftovers
 from .forecast import gone
 from .helpers import arguments_of, helping
@@ -115,12 +116,15 @@ def plan(
     """Dry run: what `extract` would do and take. Writes nothing, but where `out` is given the record of the plan.
 
     Raises:
+        UsageError: `seconds` is no number of seconds.
         NothingMatchedError: no slide was found.
         mil.WeightsError: the encoder has no weights.
     """
     from .planning import all_plans, make_plan, say_plan
     from .planning import keep as keep_plan
 
+    if not (0 < seconds < math.inf):
+        raise UsageError(f"--probe {seconds}: give a number of seconds, e.g. --probe 20.")
     if out is not None:
         check_job(out)
     job = None if out is None else JobFolder(out)

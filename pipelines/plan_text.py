@@ -46,6 +46,8 @@ def figures(plan: Plan, settings: ExtractSettings, device: str, map_bytes: int =
         },
         "memory_gb": round(round_up(plan.memory) / 1e9, 4),
         "device": device,
+        "rough": bool(plan.probe and plan.probe.cut),
+        "stages": _stages(plan),
     }
     if expected is None:
         return found | {"seconds": 0.0, "hours": 0.0, "bottleneck": "nothing to be measured", "verdict": None}
@@ -64,7 +66,6 @@ def figures(plan: Plan, settings: ExtractSettings, device: str, map_bytes: int =
         "bottleneck": expected.verdict.text,
         "verdict": expected.verdict.to_dict(),
         "one_more": _one_more(expected.line, device, settings),
-        "stages": _stages(plan),
     }
 
 
@@ -78,8 +79,7 @@ def lines(plan: Plan, data: Mapping[str, Any]) -> list[str]:
         *_redo_lines(plan),
     ]
     if plan.forecast is None:
-        why = "nothing to do" if not slides["to_do"] else "no slide of the sample has a tile: no time can be told"
-        return [*out, f"  {why}"]
+        return [*out, *_without_forecast(data)]
     known = "counted on all of them"
     if not tiles["exact"]:
         known = f"{tiles['low']:,} to {tiles['high']:,}: counted on {counted(tiles['slides_counted'], 'slide')}"
@@ -93,13 +93,29 @@ def lines(plan: Plan, data: Mapping[str, Any]) -> list[str]:
         f"  queue       {counted(data['depth'], 'tile')} deep: λ {data['lambda']:.4g}/s · W {1e3 * data['W']:.3g} ms = "
         f"L {data['L']:.2f}, and L + 3√L of them, at least one per reader",
         f"  memory      about {data['memory_gb']:.2g} GB, libraries and reading processes included",
-        f"  time        about {_range(data)}{_start(data)}",
+        f"  time        about {_range(data)}{_start(data)}{', rough: see the note' if data['rough'] else ''}",
         f"  bottleneck  {data['bottleneck']}",
         f"  one more    {_gains(data['one_more'])}",
-        "  stage             one worker         one piece takes (99 % under)",
-        *(_row(stage) for stage in data["stages"].values()),
+        *_table(data),
     ]
     return out
+
+
+def _without_forecast(data: Mapping[str, Any]) -> list[str]:
+    """Return what can be said where too little was measured for a time."""
+    if not data["slides"]["to_do"]:
+        return ["  nothing to do"]
+    why = "too little could be measured" if data["rough"] else "no slide of the sample has a tile"
+    return [
+        f"  to read     {data['gb']['to_hash']:.3g} GB to be hashed",
+        f"  {why}: no time can be told",
+        *_table(data),
+    ]
+
+
+def _table(data: Mapping[str, Any]) -> list[str]:
+    head = "  stage             one worker         one piece takes (99 % under)"
+    return [head, *(_row(stage) for stage in data["stages"].values())] if data["stages"] else []
 
 
 def _redo_lines(plan: Plan) -> list[str]:
@@ -125,15 +141,12 @@ def _one_more(line: Line, device: str, settings: ExtractSettings) -> dict[str, f
 
 def _stages(plan: Plan) -> dict[str, dict[str, Any]]:
     """Return rate per worker and latency of each stage."""
-    assert plan.probe is not None
-    assert plan.probe.measured is not None
-    rates = plan.probe.measured.rates
-    read = rates["read"]
-    storage = max(0.0, read["service"] - read["core"] - read["queued"])
-    found = {
-        "storage": _stage("storage", "tiles", storage, storage, None),
-        "decode": _stage("decode", "tiles", read["core"], float(read["W_mean"]), float(read["W_p99"])),
-    }
+    rates = {} if plan.probe is None else plan.probe.rates
+    found: dict[str, dict[str, Any]] = {}
+    if read := rates.get("read"):
+        storage = max(0.0, read["service"] - read["core"] - read["queued"])
+        found["storage"] = _stage("storage", "tiles", storage, storage, None)
+        found["decode"] = _stage("decode", "tiles", read["core"], float(read["W_mean"]), float(read["W_p99"]))
     for name in ("hash", "prepare", "stain", "encode", "write"):
         clock = rates.get(name)
         if clock and clock["things"]:

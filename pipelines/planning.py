@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from wsi.address import is_url
 
 from . import plan_text
 from .config import ExtractSettings
-from .counting import Count, Estimate, count, estimate, size_of
+from .counting import Count, Estimate, estimate, size_of
 from .errors import ExitCode
 from .extraction import Extraction
 from .forecast import MOST_READERS, Forecast, Kept, Work, forecast, settings_key
@@ -104,20 +103,17 @@ def make_plan(
         settings: of the run.
         encoder: of the run.
         job: where the run would go, None where that is open.
-        seconds: for the probe and the counting, at most but for the slide that is being looked at.
+        seconds: for the probe and the counting; see `probe`.
         force: plan for a run that does everything again.
         bar: is told of slides that were looked at.
     """
-    began = time.monotonic()
     triage = sort_out(manifest, settings, encoder, job, force)
     found, probed = Count(), None
     bar = bar or Quiet()
     bar.total(len(triage.waiting))
     if triage.waiting:
-        probed = probe(triage.waiting, settings, encoder, seconds)
+        probed = probe(triage.waiting, settings, encoder, seconds, bar.advance)
         found = probed.count
-        bar.advance(len(found.tiles) + len(found.failures))
-        count(triage.waiting, settings, found, began + seconds, on_slide=bar.advance)
     sizes = {entry.slide_id: size_of(entry) for entry in triage.waiting}
     guess = estimate(found.tiles, sizes, tuple(found.failures))
     works = _works(triage, guess, found, sizes, job)
@@ -200,7 +196,7 @@ def keep(plan: Plan, run: Run, settings: ExtractSettings, encoder: Encoder) -> N
 def say_plan(plan: Plan, settings: ExtractSettings, encoder: Encoder, notes: Sequence[str]) -> Said:
     """Return a plan for people and programs; slides that cannot be used make the exit code that of a run."""
     each = map_bytes(encoder, settings.dtype) if settings.dense else 0
-    warnings = [*notes, *plan.triage.notes, *(plan.probe.notes if plan.probe else ()), *_too_many(plan, settings)]
+    warnings = [*notes, *plan.triage.notes, *_of_the_probe(plan.probe), *_too_many(plan, settings)]
     data: dict[str, Any] = {
         "status": "partial" if plan.failures else "done",
         "slides": {
@@ -216,6 +212,10 @@ def say_plan(plan: Plan, settings: ExtractSettings, encoder: Encoder, notes: Seq
     }
     lines = [*plan_text.lines(plan, data), *(f"  note        {text}" for text in warnings)]
     return Said(tuple(lines), data, ExitCode.SOME_FAILED if plan.failures else ExitCode.DONE)
+
+
+def _of_the_probe(probed: Probe | None) -> list[str]:
+    return [] if probed is None else [*([probed.cut] if probed.cut else []), *probed.notes]
 
 
 def _too_many(plan: Plan, settings: ExtractSettings) -> list[str]:

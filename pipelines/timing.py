@@ -44,6 +44,13 @@ class StageClock:
         self.core += spent.core
         self.queued += spent.queued
 
+    def join(self, other: StageClock) -> None:
+        """Count what another clock has measured, too."""
+        self.things += other.things
+        self.seconds += other.seconds
+        self.core += other.core
+        self.queued += other.queued
+
     def to_dict(self) -> dict[str, Any]:
         """Return λ (things per second while busy), W (s per batch) and L, the things in the stage while busy."""
         took = np.asarray(self.seconds or [0.0])

@@ -137,6 +137,10 @@ class TileStream:
         """Return what was measured so far."""
         return StreamRecord(**self._engine.measurements())
 
+    def stop(self) -> None:
+        """Stop reading, from any thread; returns at once, and the loop over the stream ends."""
+        self._engine.stop()
+
     def close(self) -> None:
         """Stop reading and wait until the threads have ended; may be called twice."""
         self._finalizer.detach()

@@ -138,7 +138,10 @@ def plan(
     batch_size: BatchSize = None,
     max_bad_tiles: MaxBad = None,
     dense: Dense = False,
-    probe: Annotated[float, typer.Option(min=1, help="Seconds to measure and count at most.")] = 20,
+    probe: Annotated[
+        float,
+        typer.Option(min=1, help="Seconds to measure and count; three times that (at least 30) where things are slow."),
+    ] = 20,
     limit: Limit = None,
     allow_outside: Outside = False,
     pseudonymize: Pseudonymize = None,

@@ -12,7 +12,7 @@ import pytest
 from _command import slidemil
 from _once import once
 
-from pipelines import extraction, losable
+from pipelines import extraction, losable, probe
 from pipelines.demo import write_truth
 from pipelines.demo_cohort import Cohort, compose_cohort
 from pipelines.jobfolder import JobFolder
@@ -35,7 +35,8 @@ def apart() -> None:
 def prepared_here(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Slides are prepared in this process, into which tests can reach, unless a test asks for `apart` or processes."""
     if "apart" not in request.fixturenames:
-        monkeypatch.setattr(extraction, "prepares_apart", lambda settings: settings.processes not in ("auto", "0"))
+        for module in (extraction, probe):
+            monkeypatch.setattr(module, "prepares_apart", lambda settings: settings.processes not in ("auto", "0"))
 
 
 @pytest.fixture

@@ -8,22 +8,27 @@ import math
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from _command import digests, slidemil, slidemil_json
+from _prepare_badly import prepared_badly
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines import machine, plan_text, planning
+import wsi
+from pipelines import extract_stage, machine, plan_text, planning, preparing, probe, probe_clock, sampling
 from pipelines.config import ExtractSettings, load_settings
 from pipelines.counting import estimate
 from pipelines.forecast import Kept, Measured, Work, forecast, half_width, kept_by_plan, score, told
 from pipelines.jobfolder import JobFolder
 from pipelines.units import duration
 from pipelines.verdict import Verdict
+from wsi import engine
+from wsi.plan import read_plan
 
 
 def everything(folder):
@@ -127,6 +132,100 @@ def test_slides_that_cannot_be_used_are_counted_and_named(cohort, tmp_path):
     assert plan["slides"]["to_do"] == 0
     assert plan["verdict"] is None
     assert slidemil("plan", tmp_path / "nothing", "-q")[0] == 2
+
+
+# ------------------------------------------------------------------ the clock
+
+
+@pytest.fixture
+def six_seconds(monkeypatch):
+    """What aims at less than two seconds ends after six."""
+    monkeypatch.setattr(probe_clock, "_LEAST", 6.0)
+
+
+@pytest.mark.slow
+def test_a_slide_that_takes_for_ever_is_left_and_guessed_from_the_others(cohort, tmp_path, monkeypatch):
+    monkeypatch.setattr(preparing, "prepared", prepared_badly)
+    folder = tmp_path / "slides"
+    folder.mkdir()
+    (folder / "a.tif").symlink_to(cohort.slides[0].path)
+    (folder / "slow.tif").symlink_to(cohort.slides[1].path)
+    monkeypatch.setattr(
+        sampling, "in_chance_order", lambda entries: sorted(entries, key=lambda e: e.slide_id != "slow")
+    )
+    monkeypatch.setattr(sampling, "_ONE", 0.2)
+    began = time.monotonic()
+    code, plan = slidemil_json("plan", folder, "--probe", 1, "--set", "processes=1", "--set", "quality=false")
+    assert time.monotonic() - began < 30
+    assert code == 0
+    assert plan["slides"] == {"found": 2, "to_do": 2, "done": 0, "failed": 0}
+    assert plan["tiles"]["slides_counted"] == 1
+    assert plan["tiles"]["expected"] > 0
+    assert plan["rough"]
+    assert plan["seconds"] > 0
+    (note,) = (text for text in plan["warnings"] if "probe ended" in text)
+    assert "1 slide took too long to be looked through (slow)" in note
+    assert "--probe 30 gives it three times as long" in note
+
+
+class Slow:
+    """Mean colors, at 0.6 s a tile."""
+
+    id, dim, device = "slow", 3, "cpu"
+
+    def __call__(self, pixels):
+        time.sleep(0.6 * len(pixels))
+        return pixels.mean((1, 2)).astype(np.float32)
+
+    def passport(self):
+        return {"id": self.id}
+
+
+def test_a_slow_encoder_is_measured_on_few_tiles(cohort, tmp_path, monkeypatch):
+    """64 of them, a batch of the run, would take it 38 seconds."""
+    monkeypatch.setattr(extract_stage, "encoders_of", lambda *_, **__: [Slow()])
+    began = time.monotonic()
+    code, plan = slidemil_json("plan", cohort.slides[0].path, "--probe", 2)
+    assert time.monotonic() - began < 12
+    assert code == 0
+    assert plan["stages"]["encode"]["rate"] == pytest.approx(1 / 0.6, rel=0.1)
+    assert plan["verdict"]["limit"] == "encoder"
+    assert plan["seconds"] > 0.55 * plan["tiles"]["expected"]
+    assert not plan["rough"]
+
+
+def test_reads_that_do_not_come_end_the_probe_and_what_is_known_is_told(cohort, monkeypatch, six_seconds):
+    def stuck(slide, grid):
+        plan = read_plan(slide, grid)
+        plan.read = lambda *_: time.sleep(12) or {}
+        return plan
+
+    monkeypatch.setattr(engine, "read_plan", stuck)
+    monkeypatch.setattr(engine, "_JOIN_SECONDS", 0.1)
+    began = time.monotonic()
+    code, said = slidemil("plan", cohort.slides[0].path, "--probe", 1, "--set", "processes=0", "-q")
+    assert time.monotonic() - began < 10
+    assert code == 0
+    assert "GB to be hashed" in said
+    assert "too little could be measured: no time can be told" in said
+    assert "open, tissue" in said
+    assert "only 0 tiles could be read" in said
+
+
+def test_a_batch_of_the_probe_takes_no_more_than_its_share_of_the_time(monkeypatch):
+    monkeypatch.setattr(wsi, "available_cores", lambda: 2)
+    assert probe._batch(64, 20.0, 0.001, 0.01) == 64
+    assert probe._batch(64, 20.0, 6.0, 0.01) == 1
+    assert probe._batch(64, 20.0, 0.1, 0.01) == 20
+    assert probe._batch(64, 20.0, 0.001, 1.0) == 4  # two readers
+    assert probe._batch(64, 20.0, 0.001, None) == 1
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf", "0", "-3"])
+def test_a_probe_without_end_is_refused(cohort, seconds):
+    code, said = slidemil("plan", cohort.slides[0].path, "--probe", seconds)
+    assert code == 2
+    assert "probe" in said
 
 
 # ------------------------------------------------------------------ tiles of slides that were not counted
