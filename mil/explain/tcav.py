@@ -31,6 +31,7 @@ class ConceptScore:
         random: mean score of random concepts.
         p: of the two-sided Mann-Whitney test against random concepts, corrected after Holm for all concepts asked.
         accuracy: of the concept's classifier on tiles it has not seen, mean; near 0.5 the concept was not learned.
+        apart: standard deviation of the score over the models of an ensemble; 0 of a single one.
     """
 
     concept: str
@@ -39,6 +40,7 @@ class ConceptScore:
     random: float
     p: float
     accuracy: float
+    apart: float = 0.0
 
 
 def tcav(
@@ -69,24 +71,77 @@ def tcav(
     Source: Kim et al., "Interpretability Beyond Feature Attribution", ICML 2018, §3; the rank test in place of the
     t-test, for scores of few slides are far from normal.
     """
-    _check(bags, concepts, counters)
-    slopes = np.stack([_slope(head, bag, target) for bag in bags])  # (slides, D)
-    rows = [_standardized(head, counter) for counter in counters]
-    random = [_score(slopes, _direction(one, rows[(k + 1) % len(rows)], seed)[0]) for k, one in enumerate(rows)]
+    return tcav_of_several([(head, bags)], target, concepts, counters, seed=seed)
+
+
+def tcav_of_several(
+    members: Sequence[tuple[Head, Sequence[Bag]]],
+    target: int,
+    concepts: Mapping[str, Rows],
+    counters: Sequence[Rows],
+    *,
+    seed: int = 0,
+) -> list[ConceptScore]:
+    """Score concepts for an ensemble: each member has vectors of its own, and a score is the mean of the members'.
+
+    The test is between these means, one for each counter-concept: members answer alike and are no further samples.
+
+    Args:
+        members: each head with the slides of the class as it takes them.
+        target: class number.
+        concepts: as `tcav` takes them.
+        counters: likewise.
+        seed: likewise.
+
+    Raises:
+        MilError: too few examples, counter-concepts, slides or members.
+    """
+    _check(members[0][1] if members else [], concepts, counters)
+    asked = [_Asked.of(head, bags, target, counters, seed) for head, bags in members]
+    random = np.mean([one.random for one in asked], axis=0)
     found, chances = [], []
     for name, examples in concepts.items():
-        mine = _standardized(head, examples)
-        vectors = [_direction(mine, other, seed) for other in rows]
-        scores = [_score(slopes, vector) for vector, _ in vectors]
-        chances.append(_two_sided(scores, random))
-        accuracy = float(np.mean([share for _, share in vectors]))
-        found.append((name, float(np.mean(scores)), float(np.std(scores)), accuracy))
-    corrected = holm(chances)
-    mean = float(np.mean(random))
+        each, shares = zip(*(one.scores(examples) for one in asked), strict=True)  # (members, counters)
+        scores = np.mean(each, axis=0)
+        chances.append(_two_sided(scores.tolist(), random.tolist()))
+        apart = float(np.std([np.mean(one) for one in each]))
+        found.append((name, float(scores.mean()), float(scores.std()), float(np.mean(shares)), apart))
     return [
-        ConceptScore(name, score, spread, mean, p, accuracy)
-        for (name, score, spread, accuracy), p in zip(found, corrected, strict=True)
+        ConceptScore(name, score, spread, float(random.mean()), p, accuracy, apart)
+        for (name, score, spread, accuracy, apart), p in zip(found, holm(chances), strict=True)
     ]
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """One head with what all concepts are held against.
+
+    Attributes:
+        head: the head.
+        slopes: of its logit on each slide, (slides, D).
+        counters: standardized features of each counter-concept.
+        random: score of each counter-concept against the next.
+        seed: of the halves.
+    """
+
+    head: Head
+    slopes: NDArray[np.float64]
+    counters: Sequence[NDArray[np.float64]]
+    random: Sequence[float]
+    seed: int
+
+    @classmethod
+    def of(cls, head: Head, bags: Sequence[Bag], target: int, counters: Sequence[Rows], seed: int) -> _Asked:
+        slopes = np.stack([_slope(head, bag, target) for bag in bags])
+        rows = [_standardized(head, counter) for counter in counters]
+        random = [_score(slopes, _direction(one, rows[(k + 1) % len(rows)], seed)[0]) for k, one in enumerate(rows)]
+        return cls(head, slopes, rows, random, seed)
+
+    def scores(self, examples: Rows) -> tuple[list[float], list[float]]:
+        """Return the concept's score against each counter-concept, and how well it is told from each."""
+        mine = _standardized(self.head, examples)
+        vectors = [_direction(mine, other, self.seed) for other in self.counters]
+        return [_score(self.slopes, vector) for vector, _ in vectors], [share for _, share in vectors]
 
 
 def holm(chances: Sequence[float]) -> list[float]:

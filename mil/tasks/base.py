@@ -39,6 +39,11 @@ class Task(abc.ABC):
     def columns(self) -> tuple[str, ...]:
         """Names of what `answer` gives."""
 
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Names of the head's outputs, of each of which may be asked why (C,); the columns where these are as many."""
+        return self.columns
+
     @abc.abstractmethod
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """Loss of each slide (B,) from logits (B, C) and targets (B, `width`); 0 where the target is not known."""

@@ -45,6 +45,11 @@ class Classification(Task):
         """p_<class>."""
         return tuple(f"p_{name}" for name in self.classes)
 
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """The classes."""
+        return self.classes
+
     def encode(self, labels: NDArray[Any]) -> Array:
         """Check that every label names a class."""
         target = super().encode(labels)

@@ -39,6 +39,11 @@ class MultiTask(Task):
         """<task>:<column>."""
         return tuple(f"{name}:{column}" for name, task in self.tasks.items() for column in task.columns)
 
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """<task>:<output>."""
+        return tuple(f"{name}:{one}" for name, task in self.tasks.items() for one in task.output_names)
+
     def parts(self, logits: Any, target: Any) -> dict[str, tuple[Task, Any, Any]]:
         """Cut logits (n, C) and targets (n, W) into those of each task; either may be None."""
         cut: dict[str, tuple[Task, Any, Any]] = {}

@@ -46,6 +46,11 @@ class MultiLabel(Task):
         """p_<label>."""
         return tuple(f"p_{name}" for name in self.labels)
 
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """The labels."""
+        return self.labels
+
     def fitted(self, target: Array) -> Self:
         """Fix the weights of positives; every label needs both answers."""
         if not np.isin(target[~np.isnan(target)], (0, 1)).all():

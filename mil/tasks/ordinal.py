@@ -42,6 +42,11 @@ class Ordinal(Task):
         """p_<class>."""
         return tuple(f"p_{name}" for name in self.classes)
 
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """`above <class>` for each step."""
+        return tuple(f"above {name}" for name in self.classes[:-1])
+
     def fitted(self, target: Array) -> Self:
         """Every class has to be there, else some step is never seen."""
         known = target[~np.isnan(target)]

@@ -164,6 +164,11 @@ class DiscreteHazard(Survival):
         """The risk, and the chance of living past each cut."""
         return ("risk", *(f"survival_{cut:.6g}" for cut in self.cuts))
 
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """`hazard 1` and so on, a bin of time each."""
+        return tuple(f"hazard {k + 1}" for k in range(self.outputs))
+
     def fitted(self, target: Array) -> Self:
         """Cut time so that as many events lie in each bin."""
         rows = self.check(target)

@@ -9,7 +9,7 @@ import torch
 from mil import Bag, MilError, create_head, explain
 from mil.explain.faithfulness import Curve, deletion, faithfulness, insertion
 from mil.explain.sanity import agreement, randomized_head, stability
-from mil.explain.tcav import holm, tcav
+from mil.explain.tcav import holm, tcav, tcav_of_several
 
 D = 6
 
@@ -117,6 +117,29 @@ def test_tcav_finds_a_concept_that_is_a_weight_and_no_other():
     assert found["idle"].p > 0.05
     assert 0.2 < found["idle"].random < 0.8
     assert found["for"].accuracy > 0.95
+
+
+def test_an_ensemble_scores_a_concept_by_the_mean_of_its_members():
+    """One member takes feature 0 the other way round; and the same member twice is no more proof."""
+    one, other, rng = linear_head(), linear_head(), np.random.default_rng(2)
+    with torch.no_grad():
+        for head, weight in ((one, 4.0), (other, -1.0)):
+            head.first_linear.bias.fill_(10.0)
+            head.classifier.weight[1, 0] = weight
+    bags = [Bag.from_list([rng.normal(size=(9, D)).astype(np.float32)]) for _ in range(4)]
+    counters = [concept(rng, 0.0) for _ in range(10)]
+    concepts = {"for": concept(rng, 2 * np.eye(D)[0])}
+    alone = [tcav(head, bags, 1, concepts, counters) for head in (one, other)]
+    both = tcav_of_several([(one, bags), (other, bags)], 1, concepts, counters)
+    for mean, *each in zip(both, *alone, strict=True):
+        assert mean.score == pytest.approx(np.mean([member.score for member in each]))
+        assert mean.apart == pytest.approx(np.std([member.score for member in each]))
+        assert mean.accuracy == pytest.approx(np.mean([member.accuracy for member in each]))
+    assert (both[0].score, both[0].apart) == (0.5, 0.5)
+    assert both[0].p > 0.05  # the members cancel out: in the mean the concept does nothing
+    assert tcav_of_several([(one, bags), (one, bags)], 1, concepts, counters) == alone[0]
+    with pytest.raises(MilError, match="no slide"):
+        tcav_of_several([], 1, concepts, counters)
 
 
 def test_random_concepts_are_significant_no_more_often_than_chance_says():

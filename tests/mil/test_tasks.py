@@ -236,6 +236,7 @@ def test_every_task_learns_is_stored_and_answers(kind, sides, tmp_path):
     score = model.task.score(model.task.encode(test.labels), answers)
     assert score > {"regression": 0.3, "ordinal": 0.4, "multi": 0.5}.get(kind, 0.75)
     assert answers.shape[1] == len(model.task.columns)
+    assert len(set(model.task.output_names)) == len(model.task.output_names) == again.head.classes
     assert all((e.conflict is None) == (kind != "multi") for e in seen)
     assert predict(again, bag)[0].pred
 
