@@ -49,6 +49,9 @@ COLUMNS = (
     "localization_auc",
     "n_slides",
     "n_truth",
+    "class",
+    "model",
+    "model_sha256",
 )
 
 
@@ -94,13 +97,16 @@ def compare(
     case = _Case(named, features, target, regions, means, heads)
     progress.total(len(chosen))
     found: dict[str, list[_OnSlide]] = {method: [] for method in methods}
+    explained: set[str] = set()
     for number, entry in enumerate(chosen):
-        drawn, _ = read_scores(job.heatmaps(named.name) / f"{entry.slide_id}.scores.h5")
+        drawn, facts = read_scores(job.heatmaps(named.name) / f"{entry.slide_id}.scores.h5")
+        explained |= {facts[method].get("target", "") for method in methods if method in drawn}
         values = {method: drawn[method] for method in methods if method in drawn}
         for method, one in _on_slide(case, entry, values, again=number < _PIXEL_SLIDES):
             found[method].append(one)
         progress.advance(1)
-    rows = ranked({method: _row(method, ones) for method, ones in found.items() if ones})
+    whose = {"class": "; ".join(sorted(explained)), "model": named.name, "model_sha256": named.sha256}
+    rows = ranked({method: _row(method, ones) | whose for method, ones in found.items() if ones})
     path = job.heatmaps(named.name) / "methods.csv"
     publish(job, path, csv_bytes(COLUMNS, rows))
     return Comparison(tuple(rows), tuple(entry.slide_id for entry in chosen), path, tuple(notes))

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 import mil
-from mil.explain.tcav import ConceptScore, tcav
+from mil.explain.tcav import ConceptScore, tcav_of_several
 
 from .errors import UsageError
-from .explainable import Means, target_of
+from .explainable import Means, outputs_of, target_of
 from .feature_sets import FeatureSet
 from .files import csv_bytes
 from .jobfolder import JobFolder
@@ -43,20 +43,25 @@ def score_concepts(
     Counter-concepts are random tiles of the job itself.
 
     Raises:
-        UsageError: no encoder, no concepts, or pictures that cannot be read.
+        UsageError: no encoder, no class, no concepts, or pictures that cannot be read.
     """
+    outputs = outputs_of(named)
     if means.encoder is None:
         raise UsageError(f"--concepts needs the encoder, which could not be had: {means.lack} Give --weights.")
+    if target is None and len(outputs) > 2:
+        raise UsageError(f"--concepts asks for one class: say which with --class, one of {', '.join(outputs)}.")
     concepts = {name: means.encoder(tiles) for name, tiles in read_concepts(folder, means.encoder.input_size).items()}
     mine = [entry.slide_id for entry in slides if entry.slide_id in features and features.n_tiles(entry.slide_id)]
-    wanted = target_of(named, target, np.zeros(len(named.model.classes)))
+    wanted = target_of(named, target, np.zeros(1))
     told = {row["slide_id"]: row for row in read_predictions(job, named.name, named.sha256)}
-    called = [name for name in mine if told.get(name, {}).get("pred") == named.model.classes[wanted]]
-    bags = [named.joined(features.bag(name)) for name in (called or mine)[:_MOST_SLIDES]]
-    found = tcav(named.model.head, bags, wanted, concepts, _counters(features, mine, seed), seed=seed)
+    called = [name for name in mine if told.get(name, {}).get("pred") == outputs[wanted]]
+    bags = [features.bag(name) for name in (called or mine)[:_MOST_SLIDES]]
+    members = [(model.head, [named.joined(bag, model) for bag in bags]) for model in named.each]
+    found = tcav_of_several(members, wanted, concepts, _counters(features, mine, seed), seed=seed)
     path = job.heatmaps(named.name) / "concepts.csv"
+    whose = {"n_models": len(members), "model": named.name, "model_sha256": named.sha256}
     rows: list[dict[str, Any]] = [
-        {"class": named.model.classes[wanted], **asdict(one), "n_slides": len(bags)} for one in found
+        {"class": outputs[wanted], **asdict(one), "n_slides": len(bags), **whose} for one in found
     ]
     publish(job, path, csv_bytes(list(rows[0]), rows))
     return found, path
@@ -112,6 +117,9 @@ def lines(found: Sequence[ConceptScore], path: Path, named: NamedModel) -> list[
         side = "speaks for" if one.score > one.random else "speaks against"
         told = f"{side} the class (p {one.p:.2g})" if one.p < 0.05 else f"no more than chance (p {one.p:.2g})"
         weak = "; its examples are hardly told from random tiles" if one.accuracy < 0.6 else ""
-        out.append(f"concept {one.concept}: {one.score:.2f} against {one.random:.2f} of random concepts: {told}{weak}")
-    whose = f"{named.name} (the first of its {len(named.members)} models)" if named.members else named.name
+        apart = f" ± {one.apart:.2f} between the models" if named.members else ""
+        out.append(
+            f"concept {one.concept}: {one.score:.2f}{apart} against {one.random:.2f} of random concepts: {told}{weak}"
+        )
+    whose = f"{named.name} (mean of its {len(named.members)} models)" if named.members else named.name
     return [*out, f"concepts of {whose} → {path}"]

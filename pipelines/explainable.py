@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 import mil
 from mil.explain import METHODS, NotDifferentiableError, methods_of
 from mil.explain.backbone import Backbone
+from mil.tasks import Classification, MultiLabel, MultiTask, Ordinal
 
 from .config import ExtractSettings, load_settings
 from .encoding import encoder_of, settled
@@ -121,49 +122,75 @@ def _extraction(job: JobFolder, features: FeatureSet, weights: str | None) -> Ex
     return replace(settings, encoder=made, weights=weights or mine)
 
 
-def target_of(named: NamedModel, wanted: str | None, chances: NDArray[Any]) -> int:
-    """Return the class that is explained: the one wanted; else in a two-class task the positive, else the predicted."""
-    classes = named.model.classes
+def outputs_of(named: NamedModel) -> tuple[str, ...]:
+    """Name what may be explained: classes, labels, the steps between grades, a number, a risk."""
+    return named.model.task.output_names
+
+
+def target_of(named: NamedModel, wanted: str | None, answer: NDArray[Any]) -> int:
+    """Return the output that is explained: the one wanted; else of two classes the positive, of more the predicted.
+
+    Of several labels it is the most probable, of grades the last step up to the predicted one, else the first output;
+    of several questions it is that of the first.
+
+    Args:
+        named: the model.
+        wanted: a name of `outputs_of`, or None.
+        answer: what the model says of the slide, (P,).
+    """
+    task = named.model.task
     if wanted is not None:
-        return classes.index(wanted)
-    return 1 if len(classes) == 2 else int(np.argmax(chances))
+        return outputs_of(named).index(wanted)
+    while isinstance(task, MultiTask):
+        task = next(iter(task.tasks.values()))
+    answer = answer[: len(task.columns)]
+    if isinstance(task, Classification):
+        return 1 if len(task.classes) == 2 else int(np.argmax(answer))
+    if isinstance(task, MultiLabel):
+        return int(np.argmax(answer))
+    return max(0, int(np.argmax(answer)) - 1) if isinstance(task, Ordinal) else 0
 
 
 def check_class(named: NamedModel, wanted: str | None) -> None:
-    """Refuse a class that the model does not know."""
-    if wanted is not None and wanted not in named.model.classes:
-        raise UsageError(f"--class {wanted}: the model {named.name} has the classes {', '.join(named.model.classes)}.")
+    """Refuse a class, or another output, that the model does not know."""
+    known = outputs_of(named)
+    if wanted is not None and wanted not in known:
+        what = "classes" if named.model.classes else "outputs"
+        raise UsageError(f"--class {wanted}: the model {named.name} has the {what} {', '.join(known)}.")
 
 
 def check_prediction(
-    named: NamedModel, slide_id: str, chances: Sequence[float] | NDArray[Any], stored: Mapping[str, Any] | None
+    named: NamedModel, slide_id: str, answer: Sequence[float] | NDArray[Any], stored: Mapping[str, Any] | None
 ) -> None:
     """Refuse to draw what the stored prediction does not say.
 
     Raises:
-        CheckFailedError: names slide, class and both numbers.
+        CheckFailedError: names slide, column and both numbers.
     """
     if stored is None:
         return
-    for name, value in zip(named.model.classes, chances, strict=True):
-        kept = stored.get(f"p_{name}")
+    for name, value in zip(named.model.task.columns, answer, strict=True):
+        kept = stored.get(name)
         if kept and not _same(float(kept), float(value)):
             raise CheckFailedError(
-                f"{slide_id}: the model gives p_{name} = {value:.9g}, its stored prediction says {float(kept):.9g}. "
+                f"{slide_id}: the model gives {name} = {value:.9g}, its stored prediction says {float(kept):.9g}. "
                 "Predict anew: slidemil predict JOB --model " + named.name
             )
 
 
 _SAME_LOGIT = 1e-3
 """Threads and vector units move the last digits of float32."""
+_SAME_NUMBER = 1e-4
 _TABLE = 1e-8
 """Tables keep nine digits: near 0 and 1 the logit is lost in them."""
 
 
 def _same(stored: float, found: float) -> bool:
-    """Tell whether two probabilities have the same logit."""
+    """Tell whether two probabilities have the same logit; other numbers, whether they are the same to 1e-4."""
     if abs(stored - found) <= _TABLE:
         return True
+    if not (0 <= stored <= 1 and 0 <= found <= 1):
+        return abs(stored - found) <= _SAME_NUMBER * max(1.0, abs(stored))
     if not (0 < stored < 1 and 0 < found < 1):
         return False
     return abs(float(np.log(stored / (1 - stored)) - np.log(found / (1 - found)))) <= _SAME_LOGIT

@@ -15,7 +15,7 @@ from mil.explain import METHODS
 from mil.tasks import Classification
 
 from .errors import JobError
-from .explainable import Means, check_prediction, target_of
+from .explainable import Means, check_prediction, outputs_of, target_of
 from .feature_sets import FeatureSet, bag_of
 from .features import FeatureFile
 from .heatmap_files import Drawing, picture_path, write_drawing
@@ -30,7 +30,7 @@ from .reread import SlideTiles
 from .score_files import read_scores
 from .units import counted
 
-FORMAT = 3
+FORMAT = 4
 """Raised when what lies in a drawn slide's files changes: they are then drawn again."""
 
 
@@ -163,14 +163,15 @@ def _draw_one(
     chances = [float(value) for value in answer]
     check_prediction(named, name, chances, stored)
     target = target_of(named, wish.target, answer)
-    if any(found.get("target") != named.model.classes[target] for found in facts.values()):
+    if any(found.get("target") != outputs_of(named)[target] for found in facts.values()):
         known, facts = {}, {}  # drawn for another class
     for method in wish.methods:
         if method not in known:
             known[method], facts[method] = _explained(method, named, bag, target, means, entry, file)
     drawing = Drawing(entry, file, named, target, _in_order(known), _in_order(facts), logits, wish.scale, wish.zarr)
     parts = base | asked | {"methods": list(drawing.values)}
-    top = write_drawing(job, drawing, means, parts, {"p": chances})
+    folders = [one.folder.as_posix() for one in (features, *features.beside)]
+    top = write_drawing(job, drawing, means, parts, {"p": chances, "features": folders})
     if top is not None:
         result.without_tiles[name] = top
     result.drawn.append(name)
@@ -200,7 +201,7 @@ def _explained(
 ) -> tuple[NDArray[np.float32], dict[str, Any]]:
     tiles = SlideTiles(entry, file) if METHODS[method].pixels else None
     found = explained(named, method, bag, target, means.encoder, tiles)
-    facts = {**found.facts, "target": named.model.classes[target], "unit": METHODS[method].unit}
+    facts = {**found.facts, "target": outputs_of(named)[target], "unit": METHODS[method].unit}
     if isinstance(named.model.task, Classification) and bag.n_tiles > 1:
         facts |= asdict(faithfulness_of(named, bag, target, found.values, steps=_STEPS, orders=1))
     return found.values, facts

@@ -17,7 +17,7 @@ from mil.explain.scale import log_ratio, rank
 
 from . import heatmap
 from .errors import JobError
-from .explainable import Means
+from .explainable import Means, outputs_of
 from .feature_sets import bag_of
 from .features import FeatureFile, bounds_of
 from .files import remove, write_bytes, write_tree
@@ -147,14 +147,14 @@ def _raster(drawing: Drawing) -> Any:
 
 
 def _class(drawing: Drawing) -> str:
-    return drawing.named.model.classes[drawing.target]
+    return outputs_of(drawing.named)[drawing.target]
 
 
 def _title(drawing: Drawing, method: str) -> str:
     """Slide, model, method and class; of an ensemble how many models' mean it is."""
     n = len(drawing.named.members)
     whose = f"{drawing.named.name} (mean of {n} models)" if n else drawing.named.name
-    return f"{drawing.entry.slide_id} · {whose} · {method.replace('_', ' ')} · {_class(drawing)}"
+    return f"{drawing.entry.slide_id} · {whose} · {method.replace('_', ' ')} for {_class(drawing)}"
 
 
 def _picture(job: JobFolder, drawing: Drawing, method: str) -> bytes:
@@ -167,7 +167,7 @@ def _picture(job: JobFolder, drawing: Drawing, method: str) -> bytes:
     except OSError as error:
         path = job.thumbnail(name)
         raise JobError(f"{path}: the slide's picture is missing. `slidemil extract` makes it again.") from error
-    shown = shown_values(method, drawing.values[method], drawing.scale)
+    shown = shown_values(method, drawing.values[method], drawing.scale, _class(drawing))
     return heatmap.draw(
         thumbnail,
         file.slide_size,
@@ -181,11 +181,11 @@ def _picture(job: JobFolder, drawing: Drawing, method: str) -> bytes:
         limits=shown.limits,
         colors=shown.colors,
         outline=_outline(job, name),
-        worth=_worth(drawing.facts.get(method, {})),
+        worth=_worth(drawing.facts.get(method, {}), _class(drawing)),
     )
 
 
-def _worth(facts: Mapping[str, Any]) -> str:
+def _worth(facts: Mapping[str, Any], target: str) -> str:
     """Say what deletion and insertion say of the picture, beside a random order; "" where it was not asked."""
     if "deletion" not in facts:
         return ""
@@ -193,8 +193,8 @@ def _worth(facts: Mapping[str, Any]) -> str:
         facts[name] for name in ("deletion", "deletion_random", "insertion", "insertion_random")
     )
     return (
-        f"highest tiles taken away first: the probability falls by {gone:.3f} on average (in random order "
-        f"{random:.3f}); put in first: {come:.3f} ({by_chance:.3f})"
+        f"highest tiles taken away first: the probability of {target} falls by {gone:.3f} on average "
+        f"(in random order {random:.3f}); put in first: {come:.3f} ({by_chance:.3f})"
     )
 
 
@@ -217,8 +217,8 @@ class Shown:
     colors: str = heatmap.COLORS
 
 
-def shown_values(method: str, values: Floats, scale: str) -> Shown:
-    """Return how the values of a method are colored: one scale for the slide, never one for each tile."""
+def shown_values(method: str, values: Floats, scale: str, target: str) -> Shown:
+    """Return how the values of a method are colored, for the class `target`: one scale a slide, never one a tile."""
     kind = METHODS[method]
     if method == "attention" and scale == "log-ratio":
         told = "0 = as much attention as the average tile of this slide; the same colors on every slide"
@@ -231,7 +231,7 @@ def shown_values(method: str, values: Floats, scale: str) -> Shown:
     finite = np.abs(values[np.isfinite(values)])
     end = float(np.quantile(finite, _SIGNED_SHARE, method="higher")) if len(finite) else 1.0
     end = end or 1.0
-    told = "raw values around 0; red speaks for the class, blue against; the colors are of this slide alone"
+    told = f"raw values around 0; red speaks for {target}, blue against; the colors are of this slide alone"
     return Shown(values, kind.unit, told, (-end, end), heatmap.SIGNED)
 
 
@@ -254,7 +254,8 @@ def _tiles(folder: Path, drawing: Drawing, means: Means, first: str) -> dict[Pat
     files = {}
     for kind, sign in (("top", -1), ("bottom", 1)):
         rows = _extreme(drawing.values[first], sign)
-        files[folder / kind / f"{name}.jpg"] = _sheet(drawing, rows, drawing.values[first], f"{kind} tiles: {first}")
+        title = f"{kind} tiles: {first.replace('_', ' ')} for {_class(drawing)}"
+        files[folder / kind / f"{name}.jpg"] = _sheet(drawing, rows, drawing.values[first], title)
     if "gradcam" in drawing.values and means.differentiable:
         rows = _extreme(drawing.values["gradcam"], -1)
         files[folder / "gradcam_tiles" / f"{name}.jpg"] = _cam_sheet(drawing, rows, means)
@@ -271,7 +272,7 @@ def _sheet(
     file = drawing.file
     tiles = SlideTiles(drawing.entry, file, rows.tolist(), normalized=False).all() if pixels is None else pixels
     mpp = float(file.attributes["tile_mpp"])
-    return top_tiles_jpeg(tiles, file.xy[rows], values[rows], title=title.replace("_", " "), tile_mpp=mpp)
+    return top_tiles_jpeg(tiles, file.xy[rows], values[rows], title=title, tile_mpp=mpp)
 
 
 def _cam_sheet(drawing: Drawing, rows: NDArray[np.int64], means: Means) -> bytes:
@@ -280,4 +281,4 @@ def _cam_sheet(drawing: Drawing, rows: NDArray[np.int64], means: Means) -> bytes
     maps = maps_of(drawing.named, bag, drawing.target, rows.tolist(), reach)
     limit = float(np.quantile(np.abs(maps), _SIGNED_SHARE)) if maps.size else 1.0
     pixels = overlaid(tiles, maps, limit)
-    return _sheet(drawing, rows, drawing.values["gradcam"], f"Grad-CAM, ±{limit:.2g} for all", pixels)
+    return _sheet(drawing, rows, drawing.values["gradcam"], f"Grad-CAM for {_class(drawing)}, all ±{limit:.2g}", pixels)

@@ -71,6 +71,11 @@ def heatmap(
     if truth is not None and not compare:
         raise UsageError("--truth: true regions are for --compare. Add it, or leave --truth out.")
     check_folder(truth)
+    if compare and not named.model.classes:
+        raise UsageError(
+            f"--compare: deletion and insertion follow the probability of a class; the model {named.name} answers "
+            f"another question ({named.model.task.kind}). Leave --compare out."
+        )
     folder = choose_folder(job, features, named.model.config.get("encoder"))
     if slides:
         for one in folder.split(","):

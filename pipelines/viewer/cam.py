@@ -60,7 +60,7 @@ class TileCam:
             SlideGoneError: the slide cannot be read.
         """
         from mil.explain import Reach
-        from pipelines.explainable import check_class, target_of
+        from pipelines.explainable import check_class, outputs_of, target_of
         from pipelines.feature_sets import bag_of
         from pipelines.members import maps_of
         from pipelines.reread import SlideTiles
@@ -82,7 +82,7 @@ class TileCam:
             "rows": found.shape[0],
             "columns": found.shape[1],
             "values": [float(value) for value in found.ravel()],
-            "class": ready.named.model.classes[target],
+            "class": outputs_of(ready.named)[target],
             "footprint": list(file.footprint),
         }
 

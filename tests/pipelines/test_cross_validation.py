@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 
+import h5py
 import numpy as np
 import pytest
 import sklearn.metrics as sk
@@ -172,14 +173,20 @@ def test_a_copied_slide_in_another_fold_is_told(job, table, cohort):
 
 
 @pytest.mark.parametrize(
-    ("target", "task", "columns", "figure"),
+    ("target", "task", "columns", "figure", "explained"),
     [
-        ("age", "regression", ["age"], "mae"),
-        ("months+dead", "cox", ["risk"], "c_index"),
-        ("label,age", "classification,regression", ["label:p_negative", "label:p_positive", "age:age"], "auc"),
+        ("age", "regression", ["age"], "mae", "age"),
+        ("months+dead", "cox", ["risk"], "c_index", "risk"),
+        (
+            "label,age",
+            "classification,regression",
+            ["label:p_negative", "label:p_positive", "age:age"],
+            "auc",
+            "label:positive",
+        ),
     ],
 )
-def test_other_questions_train_predict_and_are_judged(job, table, target, task, columns, figure):
+def test_other_questions_train_predict_are_judged_and_explained(job, table, target, task, columns, figure, explained):
     asked = ("--target", target, "--task", task)
     code, said = slidemil_json("train", job, "-l", table, *asked, "--epochs", 2, "--name", "q")
     assert code == 0, said
@@ -189,6 +196,18 @@ def test_other_questions_train_predict_and_are_judged(job, table, target, task, 
     assert code == 0, said
     score = said["score"] if "slides" in said["score"] else said["score"]["label"]
     assert figure in score["slides"]
+    wanted = ("heatmap", job, "-m", "q", "--method", "attention,lrp", "--limit", 1)
+    for drawn in (1, 0):  # held against the stored answer, also where it was drawn already
+        code, said = slidemil_json(*wanted)
+        assert (code, said.get("drawn")) == (0, drawn), said
+    with h5py.File(next((job / "heatmaps" / "q").glob("*.scores.h5"))) as file:
+        logit = json.loads(file["lrp"].attrs["facts"])["bias"] + file["lrp"][()].sum(dtype=np.float64)
+        assert logit == pytest.approx(float(file["coords"].attrs["logit"]), abs=1e-4)
+        assert file["coords"].attrs["target"] == explained
+    code, said = slidemil(*wanted, "--class", "nothing")
+    assert (code, explained in said) == (2, True), said
+    code, said = slidemil(*wanted, "--compare")
+    assert (code, "Leave --compare out" in " ".join(said.split())) == (2, True), said
     assert slidemil("report", job)[0] == 0
 
 

@@ -18,6 +18,7 @@ from PIL import Image
 import mil
 from mil.explain import METHODS
 from mil.explain.faithfulness import deletion, insertion
+from mil.tasks import Classification
 from pipelines import stages
 from pipelines.comparing import COLUMNS, ranked
 from pipelines.errors import ExitCode, UsageError
@@ -28,6 +29,7 @@ from pipelines.heatmap import FRAME_KEY, SIGNED
 from pipelines.heatmap_files import shown_values
 from pipelines.heatmap_stage import chosen
 from pipelines.jobfolder import JobFolder
+from pipelines.made_with import digest_now
 from pipelines.manifest import SlideEntry
 from pipelines.outcome import Said
 from pipelines.predictions import find_model
@@ -105,6 +107,8 @@ def test_the_table_ranks_by_what_is_known(explained, compared):
         assert row["stability"], "the head was not trained again from other seeds"
         assert -1 <= float(row["randomized"]) <= 1
         assert int(row["n_truth"]) > 0
+        assert (row["class"], row["model"]) == ("positive", "gated_abmil")
+        assert row["model_sha256"] == digest_now(JobFolder(explained), "gated_abmil")
         assert 0 <= float(row["localization_auc"]) <= 1
 
 
@@ -163,6 +167,19 @@ def test_folds_are_explained_by_the_mean_of_their_models(of_folds):
     assert facts["mean_of_models"] == len(named.members) == 2
     assert float(values["lrp"].sum(dtype=np.float64)) + facts["bias"] == pytest.approx(logit, abs=1e-5)
     assert logit == pytest.approx(np.mean([mil.predict(model, bag)[0].logits[1] for model in members]), abs=1e-5)
+
+
+def test_concepts_of_folds_ask_all_their_models(of_folds, tmp_path):
+    job, _ = of_folds
+    (tmp_path / "c/x").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for k in range(6):
+        Image.fromarray(rng.integers(0, 90, (224, 224, 3), np.uint8)).save(tmp_path / f"c/x/{k}.png")
+    code, said = slidemil_json("heatmap", job, "-m", "both", "--limit", 1, "--concepts", tmp_path / "c")
+    assert code == 0, said
+    (row,) = rows_in(job / "heatmaps/both/concepts.csv")
+    assert (row["concept"], row["class"], row["n_models"]) == ("x", "positive", "2")
+    assert row["model_sha256"] == digest_now(JobFolder(job), "both")
 
 
 def test_a_selection_is_explained_and_judged_alone(explained, compared, tmp_path):
@@ -316,7 +333,7 @@ def test_probabilities_agree_by_their_logit():
         name = "m"
 
         class model:
-            classes = ("a", "b")
+            task = Classification(("a", "b"))
 
     check_prediction(Named, "s", [2e-10, 1 - 2e-10], {"p_a": "2e-10", "p_b": "1"})
     for stored in ({"p_a": "0.001"}, {"p_a": "0.00021"}):
@@ -326,14 +343,15 @@ def test_probabilities_agree_by_their_logit():
 
 def test_signed_values_share_one_scale_around_zero_and_attention_has_fixed_ends():
     values = np.array([-1.0, 0.5, 4.0], np.float32)
-    shown = shown_values("lrp", values, "log-ratio")
+    shown = shown_values("lrp", values, "log-ratio", "tumor")
+    assert "red speaks for tumor" in shown.normalization
     assert shown.limits == (-4.0, 4.0)
     assert shown.colors == SIGNED
     attention = np.full(8, 1 / 8, np.float32)
-    assert np.allclose(shown_values("attention", attention, "log-ratio").values, 0)
-    assert shown_values("attention", attention, "log-ratio").limits == (-6.0, 6.0)
-    assert shown_values("attention", values, "rank").limits == (0.0, 1.0)
-    assert "raw" in shown_values("attention", attention, "raw").normalization
+    assert np.allclose(shown_values("attention", attention, "log-ratio", "x").values, 0)
+    assert shown_values("attention", attention, "log-ratio", "x").limits == (-6.0, 6.0)
+    assert shown_values("attention", values, "rank", "x").limits == (0.0, 1.0)
+    assert "raw" in shown_values("attention", attention, "raw", "x").normalization
 
 
 def test_true_regions_are_read_from_what_other_programs_write(tmp_path):
