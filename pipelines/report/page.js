@@ -48,7 +48,6 @@ for (const box of document.querySelectorAll("[data-paged]")) {
     next.disabled = all || page === last;
     every.textContent = all ? "by pages" : "show all";
   }
-  const anchor = box.tagName === "TBODY" ? box.closest("table") : box;
-  anchor.before(bar);
+  (box.closest(".wide") ?? box).before(bar); // the bar stays where it is when its table is moved sideways
   show();
 }

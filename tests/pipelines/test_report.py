@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from _viewer import browser
 from PIL import Image
 
 from pipelines import heatmap, report
@@ -340,6 +341,29 @@ def test_explanations_of_a_model_that_had_the_name_before_are_not_shown(job: Pat
     (after,) = read_job(job).models
     assert (set(after.heatmaps), set(after.top), after.explained) == ({"S0"}, set(), [])
     assert "heatmaps of 1 slides, what the methods are worth" in Page(render(job)).words
+
+
+@pytest.mark.parametrize("width", [420, 1000])
+def test_a_window_is_never_left_sideways(job: Path, width: int) -> None:
+    """Long names, ten classes, many columns: what is too wide for the window is moved in a box of its own."""
+    name = "a_name_without_any_space_" * 5
+    classes = [f"class_{k}" for k in range(10)]
+    row = {"slide_id": name, "case_id": name, "split": "test", "label": "class_1", "pred": "class_2", "n_tiles": 4}
+    put_table(job / "predictions/abmil/slides.csv", [{**row, **{f"p_{one}": 0.1 for one in classes}}])
+    put(job / "models/abmil/config.json", json.dumps({"classes": classes}))
+    put_table(job / "slides.csv", [{**slide_rows()[-1], "slide_id": name, "cause": name, "mend": name}])
+    put(job / "report.html", render(job))
+    with browser() as page:
+        page.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride",
+            {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False},
+        )
+        page.get((job / "report.html").as_uri())
+        sizes = "const it = document.scrollingElement; return [window.innerWidth, it.clientWidth, it.scrollWidth]"
+        seen, inside, whole = page.execute_script(sizes)
+        assert (seen, whole) == (width, inside)
+        boxes = "return Array.from(document.querySelectorAll('.wide')).some((one) => one.scrollWidth > one.clientWidth)"
+        assert page.execute_script(boxes)  # it was not for want of something wide
 
 
 def test_yaml_is_never_run(job: Path) -> None:
