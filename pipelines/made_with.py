@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from .files import sha256_file, sha256_json
+from .files import sha256_json
 from .jobfolder import JobFolder
-from .records import read_record
+from .records import Record, read_record
 
 
 def digest_now(job: JobFolder, name: str) -> str | None:
@@ -25,25 +25,40 @@ def digest_now(job: JobFolder, name: str) -> str | None:
     return None if record is None else record.parts.get("model")
 
 
-def is_of(job: JobFolder, picture: Path, digest: str | None) -> bool:
-    """Tell whether the drawing of a slide is finished and of that model; where no model is known, none is refused."""
+HALF = "left half done"
+OLD_MODEL = "drawn from a model that had this name before"
+NEW_FEATURES = "drawn from features that were made anew since"
+
+
+def why_older(job: JobFolder, picture: Path, digest: str | None) -> str:
+    """Say why the drawing of a slide is not to be shown as what the model says; "" where it is, or no model is known.
+
+    Args:
+        job: the job.
+        picture: of the first method, which has the record.
+        digest: of the model that has the name now.
+    """
     if digest is None:
-        return True
+        return ""
     record = read_record(job, picture)
-    return record is not None and record.parts.get("model") == digest
+    if record is None:
+        return HALF
+    if record.parts.get("model") != digest:
+        return OLD_MODEL
+    now = _features_now(job, picture.name.removesuffix(picture.suffix), record)
+    return "" if now in (None, record.parts.get("features")) else NEW_FEATURES
 
 
-def compared_with(job: JobFolder, name: str) -> str | None:
-    """Return the hash of the model that the table of methods is of, as the run that wrote it says; None if unknown."""
-    table = job.heatmaps(name) / "methods.csv"
-    if not table.is_file():
+def _features_now(job: JobFolder, slide: str, record: Record) -> str | None:
+    """Return the hash of the features that a drawing was made from as they are now; None where nothing tells."""
+    folders = [Path(name) for name in record.facts.get("features", [])]
+    if not folders or any(one.is_absolute() or ".." in one.parts for one in folders):
         return None
-    written = sha256_file(table)
-    for path in sorted(job.runs.glob("*.json"), reverse=True):
-        told = _arguments(path)
-        if told.get("model") == name and written in _text(path.with_suffix(".ledger.jsonl")):
-            return told.get("model_sha256")
-    return None
+    found = [read_record(job, job.root / one / f"{slide}.h5") for one in folders]
+    digests = [one.sha256 for one in found if one is not None]
+    if len(digests) < len(folders):
+        return None
+    return digests[0] if len(digests) == 1 else sha256_json(digests)
 
 
 def _own(job: JobFolder, name: str) -> str | None:
@@ -57,18 +72,3 @@ def _members(path: Path) -> list[str]:
     except (OSError, ValueError, KeyError, TypeError):
         return []
     return [name for name in names if isinstance(name, str) and Path(name).name == name]
-
-
-def _arguments(path: Path) -> dict[str, str]:
-    try:
-        told = json.loads(path.read_bytes())
-        return dict(told["arguments"]) if told["verb"] == "heatmap" else {}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""

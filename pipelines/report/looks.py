@@ -90,16 +90,17 @@ def _look(
 ) -> dict[str, Any]:
     """Return the pictures of one slide: its heatmap, or its outline where there is none; its tiles."""
     name = row.get("slide_id", "")
-    picture, top, overlay = None, None, None
+    picture, top, overlay, told = None, None, None, ""
     if name in model.heatmaps:
         picture = gallery.add(model.heatmaps[name], width=width, truth=facts.truth.get(name))
+        told = model.drawn.get(name, "")
     elif name in facts.contours:
         picture = gallery.add(facts.contours[name], width=min(width, 420))
     if tiles and name in model.top:
         top = gallery.add(model.top[name], width=width)
     if tiles and name in model.overlays:
         overlay = gallery.add(model.overlays[name], width=width)
-    pictures = {"picture": picture, "top": top, "overlay": overlay}
+    pictures = {"picture": picture, "drawn": told, "top": top, "overlay": overlay}
     return {"row": row, "words": words, "wrong": is_wrong(row, model), **pictures}
 
 

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.jobfolder import JobFolder
-from pipelines.made_with import compared_with, digest_now, is_of
+from pipelines.made_with import digest_now, why_older
+from pipelines.records import read_record
+from pipelines.units import counted
 
 Row = dict[str, str]
 
@@ -33,10 +35,14 @@ class Model:
     overlays: dict[str, Path] = field(default_factory=dict)
     """Grad-CAM over the top tiles."""
     evaluation: dict[str, Any] = field(default_factory=dict)
+    drawn: dict[str, str] = field(default_factory=dict)
+    """Slide → which method its heatmap shows, for which class."""
     explained: list[Row] = field(default_factory=list)
     """What the methods are worth, as `slidemil heatmap --compare` found."""
+    concepts: list[Row] = field(default_factory=list)
+    """What concepts do to a class, as `slidemil heatmap --concepts` found."""
     older: list[str] = field(default_factory=list)
-    """What lies there of a model that had this name before, and is not shown."""
+    """What lies there of another model or of older features, and is not shown."""
     members: list[str] = field(default_factory=list)
     """Of an ensemble, or of a cross-validation."""
     threshold: float | None = None
@@ -153,12 +159,29 @@ def _explanations(job: JobFolder, name: str, problems: list[str]) -> dict[str, A
     }
     files = {kind: _files(*where) for kind, where in kinds.items()}
     slides = {slide for found in files.values() for slide in found}
-    old = {slide for slide in slides if not is_of(job, folder / f"{slide}.png", digest)}
+    old = {slide for slide in slides if why_older(job, folder / f"{slide}.png", digest)}
     shown = {kind: {slide: found[slide] for slide in found if slide not in old} for kind, found in files.items()}
-    same = digest is None or compared_with(job, name) in (None, digest)
-    explained = _table(folder / "methods.csv", problems) if same else []
-    older = [f"heatmaps of {len(old)} slides"] * bool(old) + ["what the methods are worth"] * (not same)
-    return {**shown, "explained": explained, "older": older}
+    drawn = {slide: _drawn(job, folder / f"{slide}.png") for slide in shown["heatmaps"]}
+    tables = {
+        "what the methods are worth": _table(folder / "methods.csv", problems),
+        "concepts": _table(folder / "concepts.csv", problems),
+    }
+    explained, concepts = (_of_model(rows, digest) for rows in tables.values())
+    older = [f"heatmaps of {counted(len(old), 'slide')}"] * bool(old)
+    older += [what for what, rows in tables.items() if rows and not _of_model(rows, digest)]
+    return {**shown, "drawn": drawn, "explained": explained, "concepts": concepts, "older": older}
+
+
+def _of_model(rows: list[Row], digest: str | None) -> list[Row]:
+    """Return a table where it is of the model that has the name now, as its own column says, or no model is known."""
+    return rows if digest is None or all(row.get("model_sha256") == digest for row in rows) else []
+
+
+def _drawn(job: JobFolder, picture: Path) -> str:
+    """Say which method a picture shows, and for which class; "" where no record tells."""
+    record = read_record(job, picture)
+    methods, target = (record.facts.get("methods"), record.facts.get("target")) if record is not None else ([], "")
+    return f"{str(methods[0]).replace('_', ' ')} for {target}" if methods and target else ""
 
 
 def _members(folder: Path, problems: list[str]) -> list[str]:

@@ -143,6 +143,7 @@ def _model(model: Model, facts: JobFacts, galleries: dict[str, Gallery]) -> dict
         "heatmaps": heatmaps_of(model, facts, galleries["heatmaps"], seen),
         "n_heatmaps": len(model.heatmaps),
         "explained": model.explained,
+        "concepts": model.concepts,
         "older": model.older,
     }
 

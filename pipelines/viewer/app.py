@@ -136,6 +136,7 @@ class Viewer:
                 **self.pixels.facts(entry),
                 "version": hashlib.sha256(version_of(entry).encode()).hexdigest()[:12],
                 "layers": self.holdings.layers(name),
+                "unshown": self.holdings.unshown(name),
                 "pictures": [kind for kind in PICTURES if self.holdings.picture(name, kind) is not None],
                 "outlines": [kind for kind in OUTLINES if self.holdings.outlines(name, kind)],
             }

@@ -99,6 +99,16 @@ class ForeignHoldings:
             return []  # who asks for its values is told
         return [{"model": "CLAM", "methods": ["attention_scores"], "target": "", "logit": None}]
 
+    def unshown(self, slide_id: str) -> list[dict[str, Any]]:
+        """Return a block map of CLAM that is damaged; nothing tells of which model one is."""
+        path = self._blocks.get().get(slide_id)
+        try:
+            if path is not None:
+                read_blocks(path)
+        except CheckFailedError as error:
+            return [{"model": "CLAM", "methods": ["attention_scores"], "why": str(error), "mend": ""}]
+        return []
+
     def scores(self, slide_id: str, model: str, method: str) -> tuple[Placed, NDArray[np.float32]] | None:
         """Return tiles and values of a block map; how large a tile is, is known from the features or is the step.
 

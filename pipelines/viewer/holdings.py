@@ -6,6 +6,7 @@ Names of slides, models and methods come from listing what is there; nothing tha
 from __future__ import annotations
 
 import json
+import shlex
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ from pipelines import tables_of_job as tables
 from pipelines.config import ARTIFACTS
 from pipelines.files import open_h5, read_csv
 from pipelines.jobfolder import JobFolder
-from pipelines.made_with import digest_now, is_of
+from pipelines.made_with import digest_now, why_older
 from pipelines.manifest import SlideEntry
 
 from .packed import Placed
@@ -51,6 +52,9 @@ class Holdings(Protocol):
 
     def layers(self, slide_id: str) -> list[dict[str, Any]]:
         """Return the scores there are: `model`, `methods`, and of what class."""
+
+    def unshown(self, slide_id: str) -> list[dict[str, Any]]:
+        """Return the scores that lie there and are no layers: `model`, `methods`, `why`, and `mend`, a command."""
 
     def scores(self, slide_id: str, model: str, method: str) -> tuple[Placed, NDArray[np.float32]] | None:
         """Return tiles and values of one of the layers."""
@@ -118,19 +122,34 @@ class JobHoldings:
 
     def layers(self, slide_id: str) -> list[dict[str, Any]]:
         """Return models and methods of the scores there are."""
+        return [told for told, why in self._scores(slide_id) if not why]
+
+    def unshown(self, slide_id: str) -> list[dict[str, Any]]:
+        """Return the scores of a model or of features that are no more, and damaged ones, with what draws them anew."""
+        found = []
+        for told, why in self._scores(slide_id):
+            if why:
+                how = ["--method", ",".join(told["methods"])] if told["methods"] else ["--force"]
+                command = ["slidemil", "heatmap", str(self.root), "--model", told["model"], *how]
+                found.append({**told, "why": why, "mend": shlex.join(command)})
+        return found
+
+    def _scores(self, slide_id: str) -> list[tuple[dict[str, Any], str]]:
+        """Return what each file of scores of a slide says of itself, and why it is not shown ("" where it is)."""
         found = []
         for path in sorted(self.root.glob(f"heatmaps/*/{_literal(slide_id)}.scores.h5")):
-            if not is_of(self.job, path.with_name(f"{slide_id}.png"), digest_now(self.job, path.parent.name)):
-                continue  # of a model that had this name before
+            model = path.parent.name
+            why = why_older(self.job, path.with_name(f"{slide_id}.png"), digest_now(self.job, model))
+            told: dict[str, Any] = {"model": model, "methods": [], "target": "", "logit": None}
             try:
                 with open_h5(path) as file:
                     a = file["coords"].attrs
-                    target, logit = str(a.get("target", "")), float(a.get("logit", "nan"))
-                    methods = [name for name in file if name != "coords"]
+                    logit = float(a.get("logit", "nan"))
+                    told |= {"methods": [name for name in file if name != "coords"], "target": str(a.get("target", ""))}
+                    told["logit"] = logit if np.isfinite(logit) else None
             except (OSError, KeyError, ValueError, RuntimeError):
-                continue  # half of a model's scores are no reason to show none
-            told = {"methods": methods, "target": target, "logit": logit if np.isfinite(logit) else None}
-            found.append({"model": path.parent.name, **told})
+                why = why or "the file is damaged"  # half of a model's scores are no reason to show none
+            found.append((told, why))
         return found
 
     def scores(self, slide_id: str, model: str, method: str) -> tuple[Placed, NDArray[np.float32]] | None:

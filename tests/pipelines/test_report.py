@@ -24,7 +24,7 @@ from PIL import Image
 from pipelines import heatmap, report
 from pipelines.jobfolder import JobFolder
 from pipelines.made_with import digest_now
-from pipelines.records import finish, publish
+from pipelines.records import finish
 from pipelines.report import images, render
 from pipelines.report.bands import RESAMPLES, bands_of
 from pipelines.report.read import read_job
@@ -330,17 +330,27 @@ def test_explanations_of_a_model_that_had_the_name_before_are_not_shown(job: Pat
     png, digest = (where / "S1.png").read_bytes(), trained(folder, b"old")
     for name in ("S0", "S1"):
         finish(folder, where / f"{name}.png", png, {"model": digest})
-    publish(folder, where / "methods.csv", b"rank,method\n1,lrp\n")
-    written = hashlib.sha256((where / "methods.csv").read_bytes()).hexdigest()
-    told = {"verb": "heatmap", "arguments": {"model": "abmil", "model_sha256": digest}}
-    put(job / "runs/20260103T000000Z-c.json", json.dumps(told))
-    put(job / "runs/20260103T000000Z-c.ledger.jsonl", json.dumps({"sha256": written}))
+    put_table(where / "methods.csv", [{"rank": 1, "method": "lrp", "class": "positive", "model_sha256": digest}])
+    put_table(where / "concepts.csv", [{"concept": "brown glands", "class": "positive", "model_sha256": digest}])
     (before,) = read_job(job).models
     assert (set(before.heatmaps), len(before.explained), before.older) == ({"S0", "S1"}, 1, [])
+    page = Page(render(job)).words
+    assert "What the explanations are worth, for positive" in page
+    assert "brown glands" in page
     finish(folder, where / "S0.png", png, {"model": trained(folder, b"new")})
     (after,) = read_job(job).models
     assert (set(after.heatmaps), set(after.top), after.explained) == ({"S0"}, set(), [])
-    assert "heatmaps of 1 slides, what the methods are worth" in Page(render(job)).words
+    page = Page(render(job)).words
+    assert "heatmaps of 1 slide, what the methods are worth, concepts" in page
+    assert "brown glands" not in page
+
+
+def test_below_each_picture_stands_for_which_class_it_speaks(job: Path) -> None:
+    """S0 is shown as drawn; of S1 no record tells, and nothing is made up."""
+    folder, where = JobFolder(job), job / "heatmaps/abmil"
+    png = (where / "S1.png").read_bytes()
+    finish(folder, where / "S0.png", png, {}, {"methods": ["integrated_gradients", "lrp"], "target": "negative"})
+    assert Page(render(job)).words.count("Picture: integrated gradients for negative") == 1
 
 
 @pytest.mark.parametrize("width", [420, 1000])

@@ -555,6 +555,13 @@ def test_in_a_browser(url, job, slide):
         until(lambda: js("document.body.dataset.ready"), "the page again")
         assert js("document.getElementById('title').textContent") == later
         assert js("document.getElementById('from').value") == "700"
+        assert not js("document.getElementById('unshown').textContent")
+        record = JobFolder(job).record(job / "heatmaps/gated_abmil" / f"{later}.png")
+        record.unlink()
+        page.refresh()
+        words = until(lambda: js("document.getElementById('unshown').textContent"), "what is not shown, and why")
+        assert "left half done" in words
+        assert f"slidemil heatmap {job} --model gated_abmil --method attention" in words
         severe = [
             line for line in page.get_log("browser") if line["level"] == "SEVERE" and "409" not in line["message"]
         ]

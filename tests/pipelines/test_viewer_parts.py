@@ -239,6 +239,7 @@ def test_a_damaged_map_of_clam_is_no_layer_and_whoever_asks_is_told(tmp_path, la
         path.write_bytes(b"junk")
     holdings = ForeignHoldings(tmp_path, {}, Given(footprint=9), Slides())
     assert holdings.layers("S") == []
+    assert "create_heatmaps.py" in holdings.unshown("S")[0]["why"]
     with pytest.raises(CheckFailedError, match=r"create_heatmaps\.py"):  # a JobError: 409 in the browser
         holdings.scores("S", "CLAM", "attention_scores")
 
@@ -254,4 +255,28 @@ def test_scores_of_a_model_that_had_the_name_before_are_no_layer(tmp_path):
             (tmp_path / "heatmaps/m/S.scores.h5").write_bytes(scores)
             finish(job, job.heatmaps("m") / "S.png", b"", {"model": digest_now(job, "m")})
             assert [one["model"] for one in JobHoldings(job).layers("S")] == ["m"]
+            assert JobHoldings(job).unshown("S") == []
     assert JobHoldings(job).layers("S") == []
+    (told,) = JobHoldings(job).unshown("S")
+    assert (told["model"], told["methods"], "had this name before" in told["why"]) == ("m", ["attention"], True)
+    assert told["mend"] == f"slidemil heatmap {tmp_path} --model m --method attention"
+
+
+def test_scores_of_features_that_were_made_anew_and_damaged_ones_are_told(tmp_path):
+    job = JobFolder(tmp_path)
+    for name in ("config.json", "model.safetensors"):
+        finish(job, job.model("m") / name, b"", {})
+    features = finish(job, tmp_path / "20x/features_d/S.h5", b"first", {}).sha256
+    scores = scores_h5(np.zeros((1, 2), np.int64), {"patch_size_level0": 9}, {"lrp": [1.0]})
+    (tmp_path / "heatmaps/m").mkdir(parents=True)
+    (tmp_path / "heatmaps/m/S.scores.h5").write_bytes(scores)
+    parts = {"model": digest_now(job, "m"), "features": features}
+    finish(job, job.heatmaps("m") / "S.png", b"", parts, {"features": ["20x/features_d"]})
+    assert len(JobHoldings(job).layers("S")) == 1
+    finish(job, tmp_path / "20x/features_d/S.h5", b"second", {})
+    (told,) = JobHoldings(job).unshown("S")
+    assert (JobHoldings(job).layers("S"), "made anew" in told["why"]) == ([], True)
+    finish(job, tmp_path / "20x/features_d/S.h5", b"first", {})
+    (tmp_path / "heatmaps/m/S.scores.h5").write_bytes(b"junk")
+    (told,) = JobHoldings(job).unshown("S")
+    assert (told["why"], told["mend"].endswith("--force")) == ("the file is damaged", True)

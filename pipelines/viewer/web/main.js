@@ -97,12 +97,14 @@ function label(name) {
   const [model, method] = name.split("/");
   const scores = info?.layers.find((one) => one.model === model);
   const told = `${model} · ${method.replaceAll("_", " ")}`;
+  if (info?.unshown.some((one) => one.model === model && one.methods.includes(method))) return `${told}: not shown, see Layers`;
   if (info && !scores?.methods.includes(method)) return `${told}: none for this slide`;
-  return scores?.target ? `${told} · ${scores.target}` : told;
+  return scores?.target ? `${told} for ${scores.target}` : told;
 }
 
 async function loadLayers() {
   const mine = ++turn, slide = state.slide;
+  panel.unshown(info);
   const known = new Set(panel.layers(info, state.layers, (view, value) => choose(view, value)));
   const found = await trying(() => Promise.all(state.layers.map(async (name) => {
     if (!known.has(name)) return null;
@@ -147,6 +149,7 @@ async function openSlide(slide, anew = true) {
   panel.facts(list.card(slide), null);
   panel.histogram(null);
   panel.extremes(slide, null);
+  panel.unshown(null);
   panel.tile(slide, null);
   panel.quality(slide, list.card(slide), null);
   keep();

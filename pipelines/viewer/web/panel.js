@@ -42,6 +42,18 @@ export function quality(slide, card, info) {
   at("quality").hidden = !rows.length && !kinds.length;
 }
 
+// Scores that lie there and are not shown, each with why, and the command that draws it anew.
+export function unshown(info) {
+  const lines = (info?.unshown ?? []).map((one) => {
+    const line = document.createElement("p"), what = one.methods.join(", ").replaceAll("_", " ") || "scores";
+    line.append(`Not shown: ${what} of ${one.model}, ${one.why}`);
+    if (one.mend) line.append(". Draw anew, then open the slide again: ", Object.assign(document.createElement("code"), { textContent: one.mend }));
+    return line;
+  });
+  at("unshown").replaceChildren(...lines);
+  at("unshown").hidden = !lines.length;
+}
+
 // One selector per view.
 export function layers(info, chosen, changed) {
   const names = (info?.layers ?? []).flatMap((one) => one.methods.map((method) => `${one.model}/${method}`));
