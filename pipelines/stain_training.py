@@ -11,12 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .encoding import check_device
-from .errors import UsageError
+from .errors import ExitCode, UsageError
 from .files import csv_bytes, write_bytes
 from .outcome import Said
 from .progress import progress
 from .targets import check_json
-from .tissue_images import Sampling, TissueImage, find_images, read_pairs, read_tissue_images
+from .tissue_images import (
+    Sampling,
+    TissueImage,
+    check_enough,
+    find_images,
+    left_out_lines,
+    read_pairs,
+    read_tissue_images,
+)
 
 CHECKPOINT = "checkpoint.pt"
 LOSSES = "losses.csv"
@@ -66,14 +74,7 @@ def train_transfer(
     check_json(out / "config.json", "-o", "stain transfer", ("kind", "paired", "steps"))
     check_device(device)
     where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    found = [find_images([one], among=str(one), slide_mpp=sampling.slide_mpp) for one in (first, second)]
-    with progress("read", "files", quiet=quiet) as bar:
-        bar.total(sum(len((*one.images, *one.slides)[:limit]) for one in found))
-        if settings.paired:
-            images = read_pairs(found[0], found[1], sampling, limit=limit, bar=bar)
-        else:
-            mine, theirs = (read_tissue_images(one, sampling, limit=limit, bar=bar) for one in found)
-            images = mine, theirs
+    images, left_out = _read((first, second), settings.paired, sampling, limit, quiet)
     crops = Crops([one.pixels for one in images[0]], [one.pixels for one in images[1]])
     rows: list[dict[str, float]] = []
     kept = None if force or not (out / CHECKPOINT).is_file() else (out / CHECKPOINT).read_bytes()
@@ -97,6 +98,7 @@ def train_transfer(
                 "mpp": sampling.mpp,
                 "stains": [first.name, second.name],
                 "trained_on": [[_named(one) for one in _files(some)] for some in images],
+                "left_out": left_out,
             },
         )
     for name, data in model.files().items():
@@ -108,10 +110,41 @@ def train_transfer(
     begun = "went on to" if kept is not None else "trained"
     lines = (
         f"{out}: {begun} {settings.steps} steps on {where}, {len(images[0])} and {len(images[1])} images",
+        *left_out_lines(left_out, str(out / "config.json")),
         f"look at {out / PREVIEW} (before above, after below); a good picture proves nothing, so ask next:",
         f"  slidemil stain validate HELD_OUT --target OTHER_STAIN --model {out} -o verdict",
     )
-    return Said(lines, {"status": "done", "model": str(out), "device": where, "losses": last, "settings": options})
+    told = {"model": str(out), "device": where, "losses": last, "settings": options, "left_out": left_out}
+    if left_out:
+        return Said(lines, {"status": "partial", **told}, ExitCode.SOME_FAILED)
+    return Said(lines, {"status": "done", **told})
+
+
+def _read(
+    folders: tuple[Path, Path], paired: bool, sampling: Sampling, limit: int | None, quiet: bool
+) -> tuple[tuple[list[TissueImage], list[TissueImage]], list[dict[str, str]]]:
+    """Read the images of both stains, and say which files cannot be read.
+
+    Raises:
+        NothingMatchedError: no images.
+        UsageError: pairs do not fit, or more than half of the files of a stain cannot be read.
+    """
+    found = [find_images([one], among=str(one), slide_mpp=sampling.slide_mpp) for one in folders]
+    counts = [len(one.images[:limit]) + len(one.slides[:limit]) for one in found]
+    left: tuple[dict[str, str], dict[str, str]] = ({}, {})
+    with progress("read", "files", quiet=quiet) as bar:
+        bar.total(counts[0] if paired else sum(counts))
+        if paired:
+            images = read_pairs(found[0], found[1], sampling, limit=limit, bar=bar, left_out=left[0])
+        else:
+            mine, theirs = (
+                read_tissue_images(one, sampling, limit=limit, bar=bar, left_out=without)
+                for one, without in zip(found, left, strict=True)
+            )
+            images = mine, theirs
+    for folder, count, without in zip(folders, counts, left, strict=True):
+        check_enough(str(folder), count, without)
+    return images, [{"file": name, "cause": cause} for without in left for name, cause in without.items()]
 
 
 def _files(images: Sequence[TissueImage]) -> list[TissueImage]:

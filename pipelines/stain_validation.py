@@ -19,19 +19,25 @@ from stain.validate import KINDS, Back, Transfer, Validation, normalizer, valida
 
 from .errors import ExitCode, UsageError
 from .files import write_bytes, write_json
-from .manifest import Sources, one_line
+from .manifest import Sources
 from .outcome import Said
 from .progress import progress
 from .stain_target import reference_named
 from .stain_training import load_transfer, seen_in_training
 from .targets import check_json
-from .tissue_images import Sampling, TissueImage, crops_of, find_images, read_tissue_images
+from .tissue_images import (
+    Sampling,
+    TissueImage,
+    check_enough,
+    crops_of,
+    find_images,
+    left_out_lines,
+    read_tissue_images,
+)
 from .verdict_page import Shown, render
 
 JSON = "validation.json"
 PAGE = "validation.html"
-
-_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -93,7 +99,7 @@ def validate_stain(
         images = read_tissue_images(found, sampling, limit=limit, bar=bar, left_out=left[0])
         others = read_tissue_images(wanted, sampling, limit=limit, bar=bar, left_out=left[1])
     for what, some, without in (("the tiles", found, left[0]), ("--target", wanted, left[1])):
-        _check_enough(what, len((*some.images, *some.slides)[:limit]), without)
+        check_enough(what, len((*some.images, *some.slides)[:limit]), without)
     before, names = crops_of(images, asked.tile, asked.each)
     aim, target_names = crops_of(others, asked.tile, asked.each)
     subject = _subject(asked, _slides(aim, target_names), (*images, *others))
@@ -127,20 +133,6 @@ def validate_stain(
     write_json(out / JSON, data)
     write_bytes(out / PAGE, render(data, made.measures, shown))
     return _said(out, data, made, subject.seen)
-
-
-def _check_enough(what: str, files: int, left_out: Mapping[str, str]) -> None:
-    """Refuse to judge by the rest where more than half of the files could not be read.
-
-    Raises:
-        UsageError: too few could.
-    """
-    if 2 * len(left_out) > files:
-        name, cause = next(iter(left_out.items()))
-        raise UsageError(
-            f"{what}: {len(left_out)} of {files} files cannot be read, e.g. {name}: {cause} "
-            "What is left says too little: mend them, or take them out."
-        )
 
 
 def thresholds_of(assignments: Sequence[str]) -> dict[str, float]:
@@ -217,7 +209,7 @@ def _subject(asked: Asked, aim: Sequence[Pixels], images: Sequence[TissueImage])
     told: dict[str, Any] = {
         "model": asked.model.name,
         "backwards": asked.backwards,
-        **{name: value for name, value in model.config.items() if name not in ("trained_on", "images")},
+        **{name: value for name, value in model.config.items() if name not in ("trained_on", "images", "left_out")},
     }
 
     def there_(tiles: Pixels) -> Pixels:
@@ -286,9 +278,7 @@ def _said(out: Path, data: Mapping[str, Any], made: Validation, seen: Sequence[s
     if made.unchanged:
         some = f"{len(made.unchanged)} of {data['images']}"
         lines.append(f"  unchanged     {some} images came out as they were, e.g. {made.unchanged[0]}")
-    lines += [one_line(f"  left out      {one['file']}: {one['cause']}") for one in data["left_out"][:_NAMED]]
-    if len(data["left_out"]) > _NAMED:
-        lines.append(f"  left out      {len(data['left_out']) - _NAMED} more, see {out / JSON}")
+    lines += left_out_lines(data["left_out"], str(out / JSON))
     if seen:
         lines.append(f"  no evidence   {len(seen)} of the images were trained on, e.g. {seen[0]}: hold images out")
     lines.append(f"intervals over {made.resampled}; the worst tiles: {out / PAGE}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 import wsi
 
 from .errors import NothingMatchedError, UsageError
-from .manifest import SlideEntry, Sources, find_slides
+from .manifest import SlideEntry, Sources, find_slides, one_line
 from .progress import Progress, Quiet
 from .stain_target import IMAGES, read_image
 
 Pixels = NDArray[np.uint8]
 
+_NAMED = 5
 _GLASS = 200
 _LEAST_TISSUE = 0.2
 
@@ -153,11 +154,13 @@ def read_tissue_images(
 
 
 @contextmanager
-def _told(name: str, left_out: dict[str, str] | None) -> Iterator[None]:
+def _told(
+    name: str, left_out: dict[str, str] | None, errors: tuple[type[Exception], ...] = (UsageError, wsi.SlideError)
+) -> Iterator[None]:
     """Keep why something cannot be read instead of raising it, where that is wanted."""
     try:
         yield
-    except (UsageError, wsi.SlideError) as error:
+    except errors as error:
         if left_out is None:
             raise
         cause = f"{error.what}. {error.mend}" if isinstance(error, wsi.SlideError) else str(error)
@@ -165,9 +168,23 @@ def _told(name: str, left_out: dict[str, str] | None) -> Iterator[None]:
 
 
 def read_pairs(
-    first: Found, second: Found, sampling: Sampling, *, limit: int | None = None, bar: Progress | None = None
+    first: Found,
+    second: Found,
+    sampling: Sampling,
+    *,
+    limit: int | None = None,
+    bar: Progress | None = None,
+    left_out: dict[str, str] | None = None,
 ) -> tuple[list[TissueImage], list[TissueImage]]:
     """Read registered pairs: files of the same name (without extension) at the same place, pixel on pixel.
+
+    Args:
+        first: files in the first stain.
+        second: in the second.
+        sampling: of slides.
+        limit: only the first so many pairs.
+        bar: told of each pair.
+        left_out: takes name and cause of a pair of which one cannot be read; not given, the first such pair raises.
 
     Raises:
         UsageError: a file has no partner, or the two are not of one size.
@@ -184,18 +201,41 @@ def read_pairs(
     pairs: tuple[list[TissueImage], list[TissueImage]] = ([], [])
     for name, one in mine[:limit]:
         other = partners[name]
+        read: list[list[TissueImage]] = [[], []]
         if isinstance(one, Path) and isinstance(other, Path):
-            read = [[TissueImage(path.name, read_image(path), None, path.stat().st_size)] for path in (one, other)]
+            with _told(name, left_out):
+                read = [[TissueImage(path.name, read_image(path), None, path.stat().st_size)] for path in (one, other)]
         else:
             assert isinstance(one, SlideEntry)
             assert isinstance(other, SlideEntry)
-            read = _paired_tiles(one, other, sampling)
+            with _told(name, left_out, (wsi.SlideError,)):  # slides that are no pair are a mistake, and end all
+                read = _paired_tiles(one, other, sampling)
         if [image.pixels.shape for image in read[0]] != [image.pixels.shape for image in read[1]]:
             raise UsageError(f"--paired: {name} is not of the same size in both stains. Register and cut them first.")
         for into, images in zip(pairs, read, strict=True):
             into.extend(images)
         bar.advance(1)
     return pairs
+
+
+def check_enough(what: str, files: int, left_out: Mapping[str, str]) -> None:
+    """Refuse to go on with the rest where more than half of the files could not be read.
+
+    Raises:
+        UsageError: too few could.
+    """
+    if 2 * len(left_out) > files:
+        name, cause = next(iter(left_out.items()))
+        raise UsageError(
+            f"{what}: {len(left_out)} of {files} files cannot be read, e.g. {name}: {cause} "
+            "What is left says too little: mend them, or take them out."
+        )
+
+
+def left_out_lines(left_out: Sequence[Mapping[str, str]], more: str) -> list[str]:
+    """Return what is printed of files that could not be read; `more` tells where the rest of many stands."""
+    lines = [one_line(f"  left out      {one['file']}: {one['cause']}") for one in left_out[:_NAMED]]
+    return lines + ([f"  left out      {len(left_out) - _NAMED} more, see {more}"] if len(left_out) > _NAMED else [])
 
 
 def crops_of(images: Sequence[TissueImage], side: int, each: int) -> tuple[Pixels, list[str]]:

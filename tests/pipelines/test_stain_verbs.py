@@ -304,6 +304,34 @@ def test_what_cannot_be_read_is_named_and_left_out_unless_it_is_most(labs, tmp_p
     assert "3 of 5 files cannot be read" in " ".join(said.split())
 
 
+def test_training_names_what_cannot_be_read_and_goes_on_unless_it_is_most(labs, tmp_path):
+    """A run of days began with the reading of all, and ended at the first file cut short."""
+    (labs[0] / "cut.png").write_bytes((labs[0] / "torchstain_source.png").read_bytes()[:3000])
+    code, said = slidemil_json("stain", "train", *labs, "-o", tmp_path / "m", *TINY)
+    assert (code, said["status"]) == (3, "partial")
+    (left,) = said["left_out"]
+    assert (left["file"], "truncated" in left["cause"]) == ("cut.png", True)
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    assert config["left_out"] == [left]
+    assert "cut.png" not in {one["name"] for one in config["trained_on"][0]}
+    for number in range(3):
+        (labs[0] / f"{number}.png").write_bytes(b"")
+    code, said = slidemil("stain", "train", *labs, "-o", tmp_path / "n", *TINY, "-q")
+    assert code == 2
+    assert "4 of 6 files cannot be read" in " ".join(said.split())
+
+
+def test_a_pair_of_which_one_cannot_be_read_is_left_out(labs, tmp_path):
+    partner = shutil.copytree(labs[0], tmp_path / "partner")
+    for path in partner.iterdir():
+        Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
+    (partner / "torchstain_source.png").write_bytes(b"no picture")
+    code, said = slidemil_json("stain", "train", labs[0], partner, "-o", tmp_path / "m", *TINY, "--paired")
+    assert (code, [one["file"] for one in said["left_out"]]) == (3, ["torchstain_source"])
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    assert [[one["name"] for one in some] for some in config["trained_on"]] == [["histoqc_template3.png"]] * 2
+
+
 def test_small_tiff_without_mpp_are_tiles(tmp_path):
     """They were taken for slides, and refused for their µm/px; with --slide-mpp they are slides."""
     (tmp_path / "t" / "a").mkdir(parents=True)
