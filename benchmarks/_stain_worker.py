@@ -54,24 +54,28 @@ def nine_lookups(tiles: np.ndarray, target: np.ndarray) -> Run:
     from numba import njit
 
     from stain import macenko
+    from stain.tables import QUICK_FIELD, ROUGH_FIELD
 
     slides, out = fitted(tiles, target), np.empty_like(tiles)
     made = [(macenko.tables_of(params.white, params.source, params.target), rows) for params, rows in slides]
-    mask, first, second = (np.uint64(number) for number in (2**14 - 1, 14, 28))
+    mask, _2, _3 = (np.uint64(number) for number in (2**QUICK_FIELD - 1, 2, 3))
+    first, second, third = (np.uint64(2 * ROUGH_FIELD + k * QUICK_FIELD) for k in range(3))
+    red, green, blue = (np.uint64(number) for number in (0, 256, 512))
+    one = np.uint64(1)
 
     @njit(nogil=True)
     def change(pixels: np.ndarray, into: np.ndarray, quick: np.ndarray, levels: np.ndarray) -> None:
-        reds, greens, blues = quick[0], quick[1], quick[2]
-        for i in range(pixels.shape[0]):
-            word = reds[pixels[i, 0]] + greens[pixels[i, 1]] + blues[pixels[i, 2]]
-            into[i, 0] = levels[word & mask]
-            into[i, 1] = levels[(word >> first) & mask]
-            into[i, 2] = levels[(word >> second) & mask]
+        for k in range(np.uint64(pixels.shape[0] // 3)):
+            i = _3 * k
+            word = quick[red + pixels[i]] + quick[green + pixels[i + one]] + quick[blue + pixels[i + _2]]
+            into[i] = levels[(word >> first) & mask]
+            into[i + one] = levels[(word >> second) & mask]
+            into[i + _2] = levels[word >> third]
 
     def run(some: np.ndarray) -> None:
         for tables, rows in made:
-            into = out[: len(some)][rows].reshape(-1, 3)
-            change(some[rows].reshape(-1, 3), into, tables.quick.view(np.uint64), tables.levels)
+            into = out[: len(some)][rows].reshape(-1)
+            change(some[rows].reshape(-1), into, tables.quick.reshape(-1).view(np.uint64), tables.levels)
 
     return run
 

@@ -4,16 +4,19 @@ Blocks of pixels are all looked up the quick way, and the few that it may not ta
 Two loops without a branch are half as fast again as one that decides for each pixel.
 
 Needs numba. Other threads run meanwhile, a block's notes are all that is allocated, and a pixel's result depends on
-nothing but the pixel. Indices are unsigned, for numba looks whether a signed one counts from the end.
+nothing but the pixel. Indices are unsigned, for numba looks whether a signed one counts from the end. What is
+written is other memory than the pixels, for some of these are read again.
 """
 
 from __future__ import annotations
+
+from functools import lru_cache
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from .tables import FIELD, QUICK_FIELD, Tables
+from .tables import FIELD, QUICK_FIELD, ROUGH_FIELD, Tables
 
 Words = NDArray[np.uint64]
 Pixels = NDArray[np.uint8]
@@ -28,7 +31,7 @@ _GREEN, _BLUE = np.uint64(256), np.uint64(512)
 _PAIR = np.uint32(3 * 256)
 """Where the next pair of signs begins in `terms`."""
 _QUICK_MASK = np.uint64((1 << QUICK_FIELD) - 1)
-_QUICK_1, _QUICK_2 = np.uint64(QUICK_FIELD), np.uint64(2 * QUICK_FIELD)
+_QUICK_0, _QUICK_1, _QUICK_2 = (np.uint64(2 * ROUGH_FIELD + k * QUICK_FIELD) for k in range(3))
 _MASK = np.uint64((1 << FIELD) - 1)
 _FIELD_1, _FIELD_2 = np.uint64(FIELD), np.uint64(2 * FIELD)
 
@@ -43,14 +46,22 @@ def change_normalized(tables: Tables, pixels: Pixels, levels: Floats, out: Float
     """Write changed pixels (B, H, W, 3) to `out` (B, 3, H, W), contiguous; `levels` (3, 256) of each byte."""
     batch, height, width, _ = pixels.shape
     flat = np.ascontiguousarray(pixels).reshape(batch, height * width * 3)
-    values = np.ascontiguousarray(levels[:, tables.levels])
-    _change_normalized(flat, out.reshape(batch, 3, height * width), *_words(tables), values, levels)
+    by_byte = np.ascontiguousarray(levels, dtype=np.float32)
+    values = _values(tables, by_byte.tobytes())
+    _change_normalized(flat, out.reshape(batch, 3, height * width), *_words(tables), values, by_byte)
+
+
+@lru_cache(maxsize=16)
+def _values(tables: Tables, by_byte: bytes) -> Floats:
+    """Return what a network takes of each place, (3, 16384): it would cost a tile or two to make it for each batch."""
+    found: Floats = np.take(np.frombuffer(by_byte, np.float32).reshape(3, 256), tables.levels, axis=1)
+    return found
 
 
 def _words(tables: Tables) -> tuple[Words, np.uint64, Words, Words, Pixels]:
     """Return flat tables of whole numbers without a sign."""
     quick, signs, terms = (words.reshape(-1).view(np.uint64) for words in (tables.quick, tables.signs, tables.terms))
-    return quick, np.int64(tables.outside).view(np.uint64), signs, terms, tables.reach
+    return quick, np.uint64(tables.outside), signs, terms, tables.reach
 
 
 @njit(nogil=True, cache=True, inline="always")
@@ -75,7 +86,7 @@ def _change(
     reach: Pixels,
     levels: Pixels,
 ) -> None:
-    noted = np.empty(_BLOCK + 1, np.uint16)
+    noted = np.empty(_BLOCK, np.uint16)
     for start in range(0, pixels.shape[0], 3 * _BLOCK):
         block, into = pixels[start : start + 3 * _BLOCK], out[start : start + 3 * _BLOCK]
         count, notes = np.uint64(block.shape[0] // 3), _0
@@ -84,15 +95,15 @@ def _change(
             word = quick[block[i]] + quick[_GREEN + block[i + _1]] + quick[_BLUE + block[i + _2]]
             noted[notes] = _2 * k
             notes += np.uint64((word & outside) != _0)
-            into[i] = levels[word & _QUICK_MASK]
+            into[i] = levels[(word >> _QUICK_0) & _QUICK_MASK]
             into[i + _1] = levels[(word >> _QUICK_1) & _QUICK_MASK]
-            into[i + _2] = levels[(word >> _QUICK_2) & _QUICK_MASK]
+            into[i + _2] = levels[word >> _QUICK_2]
             word = quick[block[i + _3]] + quick[_GREEN + block[i + _4]] + quick[_BLUE + block[i + _5]]
             noted[notes] = _2 * k + _1
             notes += np.uint64((word & outside) != _0)
-            into[i + _3] = levels[word & _QUICK_MASK]
+            into[i + _3] = levels[(word >> _QUICK_0) & _QUICK_MASK]
             into[i + _4] = levels[(word >> _QUICK_1) & _QUICK_MASK]
-            into[i + _5] = levels[(word >> _QUICK_2) & _QUICK_MASK]
+            into[i + _5] = levels[word >> _QUICK_2]
         if count & _1:
             noted[notes] = count - _1
             notes += _1
@@ -116,7 +127,7 @@ def _change_normalized(
     values: Floats,
     by_byte: Floats,
 ) -> None:
-    noted = np.empty(_BLOCK + 1, np.uint16)
+    noted = np.empty(_BLOCK, np.uint16)
     first, second, third = values[0], values[1], values[2]
     for n in range(pixels.shape[0]):
         for start in range(0, out.shape[2], _BLOCK):
@@ -129,16 +140,16 @@ def _change_normalized(
                 word = quick[block[_3 * i]] + quick[_GREEN + block[_3 * i + _1]] + quick[_BLUE + block[_3 * i + _2]]
                 noted[notes] = i
                 notes += np.uint64((word & outside) != _0)
-                one[i] = first[word & _QUICK_MASK]
+                one[i] = first[(word >> _QUICK_0) & _QUICK_MASK]
                 two[i] = second[(word >> _QUICK_1) & _QUICK_MASK]
-                three[i] = third[(word >> _QUICK_2) & _QUICK_MASK]
+                three[i] = third[word >> _QUICK_2]
                 j = i + _1
                 word = quick[block[_3 * j]] + quick[_GREEN + block[_3 * j + _1]] + quick[_BLUE + block[_3 * j + _2]]
                 noted[notes] = j
                 notes += np.uint64((word & outside) != _0)
-                one[j] = first[word & _QUICK_MASK]
+                one[j] = first[(word >> _QUICK_0) & _QUICK_MASK]
                 two[j] = second[(word >> _QUICK_1) & _QUICK_MASK]
-                three[j] = third[(word >> _QUICK_2) & _QUICK_MASK]
+                three[j] = third[word >> _QUICK_2]
             if count & _1:
                 noted[notes] = count - _1
                 notes += _1

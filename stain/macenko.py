@@ -74,7 +74,7 @@ class StainMatrix:
         """
         vectors = np.asarray(data["vectors"], dtype=np.float64)
         amounts = np.asarray(data["max_concentrations"], dtype=np.float64)
-        if vectors.shape != (2, 3) or amounts.shape != (2,) or not (amounts > 0).all():
+        if vectors.shape != (2, 3) or amounts.shape != (2,) or not ((amounts > 0) & (amounts < np.inf)).all():
             raise ValueError("vectors must be 2 x 3 and max_concentrations two positive numbers")
         if not np.allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-6):
             raise ValueError("vectors must have length 1")
@@ -182,7 +182,7 @@ def normalize(
 
 @lru_cache(maxsize=64)
 def tables_of(white: tuple[float, float, float], source: StainMatrix, target: StainMatrix) -> Tables:
-    """Return the tables of a slide: half a millisecond to make, hence kept."""
+    """Return the tables of a slide: they take longer to make than a tile, hence are kept."""
     unmix = np.linalg.pinv(np.asarray(source.vectors))
     return make_tables(white, unmix, _density_change(source, target))
 

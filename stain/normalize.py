@@ -86,7 +86,7 @@ class StainParams:
 
         Args:
             batch: (..., 3) uint8 numpy or torch array, any device, any leading shape.
-            out: where to, like `batch` and contiguous, another array than it; none makes a new one.
+            out: where to, like `batch` and contiguous; none makes a new one.
 
         Returns:
             `out`, or a new array of the same library, device, shape and type. White and glass keep their bytes; unless

@@ -28,8 +28,9 @@ def apply_tables(tables: Tables, pixels: Array, out: Array | None = None) -> Arr
     compiled = _way.compiled(pixels)
     if compiled is not None and pixels.ndim > 1:
         made = xp.empty_like(pixels) if out is None else out
-        if np.asarray(made).flags.c_contiguous:
-            compiled.change(tables, np.asarray(pixels), np.asarray(made))  # on the host they share their memory
+        into = np.asarray(made)  # on the host they share their memory
+        if into.flags.c_contiguous:
+            compiled.change(tables, _beside(pixels, into), into)
             return made
     return put(map_pixels(pixels, lambda xp, piece: change_piece(tables, xp, piece)), out)
 
@@ -57,8 +58,9 @@ def apply_tables_normalized(
     if compiled is not None:
         batch, height, width, _ = pixels.shape
         made = xp.empty((batch, 3, height, width), dtype=xp.float32) if out is None else out
-        if np.asarray(made).flags.c_contiguous:
-            compiled.change_normalized(tables, np.asarray(pixels), levels, np.asarray(made))
+        into = np.asarray(made)
+        if into.flags.c_contiguous:
+            compiled.change_normalized(tables, _beside(pixels, into), levels, into)
             return made
     return put(planes_of(apply_tables(tables, pixels), levels), out)
 
@@ -91,6 +93,12 @@ def check_out(out: Array | None, shape: tuple[int, ...], dtype: str) -> None:
     got = str(out.dtype).rpartition(".")[2]  # "torch.uint8" and "uint8" are one
     if (tuple(out.shape), got) != (shape, dtype):
         raise PixelFormatError(f"out has type {got} and shape {tuple(out.shape)}, not {dtype} and {shape}.")
+
+
+def _beside(pixels: Array, out: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return pixels that stay while `out` is written: machine code reads some of them twice."""
+    host = np.asarray(pixels)
+    return host.copy() if np.may_share_memory(host, out) else host
 
 
 def put(values: Array, out: Array | None) -> Array:

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .density import Array, density_table
+from .errors import ParametersError
 
 Words = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -36,13 +37,15 @@ FIELD: Final = 21
 QUICK_FIELD: Final = 14
 """Bits of each result in a sum of `quick`."""
 
-_ROUGH_FIELD: Final = 11
-_FINE: Final = 1 << 20
-_NEVER: Final = 300.0
-"""Density of a black byte itself: it stays black. (As evidence of stain it counts as 1, see `density_table`.)"""
+ROUGH_FIELD: Final = 11
+"""Bits of each amount in a sum of `quick`."""
 
-_UNSEEN: Final = 6.4
-"""Density from which on a result rounds to 0."""
+_FINE: Final = 1 << 20
+_SLACK: Final = 16
+"""Rough steps by which an amount may be larger than `quick` knows it: three shares were rounded down."""
+
+_UNSEEN: Final = 5334
+"""Steps from which on a result rounds to 0: exp(-6.4) * 255 is 0.42."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,9 +60,10 @@ class Tables:
         low: what a part of a sum of `terms` shows for the first entry of `levels`.
         levels: (16384,) uint8, the result at each place.
         reach: uint8, the result at whatever a part of a sum of `terms` may show: `levels`, its ends drawn out.
-        quick: (3, 256) int64, the terms of two positive amounts in 14 bits each, and both amounts roughly above them.
+        quick: (3, 256) int64, both amounts roughly in the 22 lowest bits, and above them, in 14 bits each, the terms of
+            two positive amounts.
         outside: bits of a sum of `quick` that are all 0 only where both amounts are positive and no result lies outside
-            `levels`; its lower parts are then what `terms` would give.
+            `levels`; its upper parts are then what `terms` would give.
     """
 
     signs: Words
@@ -78,17 +82,27 @@ def make_tables(white: tuple[float, float, float], unmix: Floats, change: Floats
         white: the slide's white point (R, G, B) in grey levels.
         unmix: (3, 2), densities to amounts.
         change: (2, 3), by how much one unit of each stain changes the density of R, G, B.
+
+    Raises:
+        ParametersError: the two stains are all but one, so that amounts of them are as good as infinite.
     """
     shares = density_table(white)[:, :, None] * unmix[:, None, :]  # (channel, value, amount)
+    _check(shares, change)
     terms = np.stack([_terms(shares * positive, change) for positive in ((0, 0), (1, 0), (0, 1), (1, 1))])
-    rough = np.abs(shares).max(axis=1).sum(axis=0) / (2 ** (_ROUGH_FIELD - 1) - 24) + 1e-9
-    bits, low = _reach(rough, change, int(np.abs(terms[:, :, 1:]).max(axis=2).sum(axis=1).max()))
-    least, most = (int(end(end(terms, axis=2).sum(axis=1))) for end in (np.min, np.max))
+    rough = np.abs(shares).max(axis=1).sum(axis=0) / (2 ** (ROUGH_FIELD - 1) - 24) + 1e-6
+    bits, low = _reach(rough, change)
+    least = min(int(terms.min(axis=2).sum(axis=1).min()), low)
+    for channel in range(3):  # black stays black, however much all else lightens it
+        terms[:, channel, 0, channel] += _UNSEEN - least
+    most = int(terms.max(axis=2).sum(axis=1).max())
     fields = terms.copy()
     fields[:, 0] -= least
-    levels = np.clip(np.rint(np.exp(-(np.arange(PLACES) + low) * STEP) * 255.0), 0, 255).astype(np.uint8)
-    for channel in range(3):  # black enough to stay black within the reach, and no more: places are few
-        terms[3, channel, 0, channel] += int((_UNSEEN - _NEVER) / STEP) - low
+    levels = np.rint(np.minimum(np.exp(-(np.arange(PLACES) + low) * STEP), 1.0) * 255.0).astype(np.uint8)
+    reach = np.zeros(most - least + 1, np.uint8)
+    reach[: low - least] = 255
+    reach[low - least : low - least + PLACES] = levels[: most - low + 1]
+    for channel in range(3):  # black enough to stay black within the quick way's reach, and no more: places are few
+        terms[3, channel, 0, channel] += least - low
     less = (shares - 4 / _FINE) / rough  # so that `signs`, rounded, tell no less
     quick, outside = _quick(terms[3], less, bits, low)
     fine = np.rint(shares * _FINE).astype(np.int64)
@@ -97,7 +111,7 @@ def make_tables(white: tuple[float, float, float], unmix: Floats, change: Floats
         terms=_packed(fields, FIELD),
         low=low - least,
         levels=levels,
-        reach=levels[np.clip(np.arange(least, most + 1) - low, 0, PLACES - 1)],
+        reach=reach,
         quick=quick,
         outside=outside,
     )
@@ -157,51 +171,60 @@ def _sum(xp: Any, table: Array, index: list[Array]) -> Array:
     return red + green + blue
 
 
+def _check(shares: Floats, change: Floats) -> None:
+    """Refuse what does not fit into the words, before machine code, which checks no bounds, looks it up.
+
+    Raises:
+        ParametersError: see `make_tables`.
+    """
+    amounts = np.abs(shares).max(axis=1).sum(axis=0)  # the largest of any pixel
+    furthest = (amounts @ np.abs(change)).max()
+    if not (amounts.max() < 2**31 / _FINE - 1 and 2 * furthest / STEP < 2**FIELD - 3 * PLACES):
+        raise ParametersError(
+            "two stains so much alike, or amounts so far apart, are none that a fit gives. Fit the slide anew."
+        )
+
+
 def _terms(shares: Floats, change: Floats) -> Words:
-    """Return what each channel and value adds to the three results, in steps: (3, 256, 3)."""
+    """Return what each channel and value adds to the three results, in steps: (3, 256, 3); black itself nothing."""
     terms = shares @ change
-    own = np.concatenate([[_NEVER], np.log(255.0 / np.arange(1.0, 256.0))])
+    own = np.concatenate([[0.0], np.log(255.0 / np.arange(1.0, 256.0))])
     for channel in range(3):
         terms[channel, :, channel] += own
     return np.rint(terms / STEP).astype(np.int64)
 
 
-def _reach(rough: Floats, change: Floats, furthest: int) -> tuple[int, int]:
+def _reach(rough: Floats, change: Floats) -> tuple[int, int]:
     """Return how far the quick way reaches, and the place of the lowest result.
 
     Args:
         rough: (2,), the steps in which `quick` knows the amounts.
         change: (2, 3), as for `make_tables`.
-        furthest: the largest place that any pixel could have.
 
     Returns:
         n, so that amounts below 2^n rough steps are taken quickly (0: none is), and the place, in steps.
     """
-    # A result outside of its 14 bits would leak into the amounts above it. So results must fit even where an amount is
-    # misjudged by as much as could leak, and by its own rounding.
-    slack = 10 + furthest // PLACES
-    for bits in range(_ROUGH_FIELD - 1, 3, -1):
-        ends = np.array([-slack, 2**bits + slack])[:, None, None] * rough[:, None] * change  # (end, amount, result)
-        low = ends.min(axis=0).sum(axis=0).min()
-        high = ends.max(axis=0).sum(axis=0).max() + _UNSEEN - min(low, 0.0)
-        if (high - low) / STEP < PLACES - 16:
-            return bits, int(np.floor(low / STEP)) - 2
+    for bits in range(ROUGH_FIELD - 1, 3, -1):
+        most = (2**bits + _SLACK) * rough[:, None] * change  # (amount, result); the least is 0
+        low = np.minimum(most, 0.0).sum(axis=0).min() / STEP
+        high = np.maximum(most, 0.0).sum(axis=0).max() / STEP + _UNSEEN - low
+        if high - low < PLACES - 16:
+            return bits, int(np.floor(low)) - 2
     return 0, -2
 
 
 def _quick(terms: Words, amounts: Floats, bits: int, low: int) -> tuple[Words, int]:
     """Return `Tables.quick` and `Tables.outside`; `amounts` (3, 256, 2) in rough steps, none too large."""
     if bits == 0:
-        return np.ones((3, 256), np.int64), -1
+        return np.ones((3, 256), np.int64), 3
     fields = terms.copy()
     fields[0] -= low
-    shares = np.floor(amounts).astype(np.int64)  # rounded down: what is not negative as a sum is surely positive
-    first = 3 * QUICK_FIELD
-    second = first + _ROUGH_FIELD
-    words = _packed(fields, QUICK_FIELD) + (shares[..., 0] << first) + (shares[..., 1] << second)
-    above = (1 << _ROUGH_FIELD) - (1 << bits)
-    outside = (above << first) | (above << second)
-    return words, outside - (1 << 64) if outside >> 63 else outside
+    # Rounded down: what is not negative as a sum is surely positive. Results stand above the amounts: what is too large
+    # of them falls out of the word, and a negative amount, which borrows from what is above it, shows itself.
+    shares = np.floor(amounts).astype(np.int64)
+    words = (_packed(fields, QUICK_FIELD) << (2 * ROUGH_FIELD)) + (shares[..., 0] << ROUGH_FIELD) + shares[..., 1]
+    above = (1 << ROUGH_FIELD) - (1 << bits)
+    return words, (above << ROUGH_FIELD) | above
 
 
 def _packed(fields: Words, bits: int) -> Words:
