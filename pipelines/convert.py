@@ -21,6 +21,7 @@ from .manifest import Manifest, SlideEntry
 from .outcome import Said
 from .records import finish
 from .slide_work import passport_name
+from .targets import check_layout
 from .units import counted
 
 _APART = ("patches", "tiles", "heatmaps", "models", ".done", ".failed", ".state")
@@ -65,18 +66,20 @@ def convert(
 
     Raises:
         NothingMatchedError: no feature file was found.
-        UsageError: there is no such format.
+        UsageError: there is no such format, or it would be written among what is read.
         CheckFailedError: features that may not be mixed in one store.
     """
     if to != "zarr":
         adapter(to)
     given = given or Given()
+    files = _files_of(sources, came_from)
+    check_layout(out, to, sources, [one.path for one in files])
     told = _told(slides)
     done: list[SlideFeatures] = []
     failed: list[str] = []
     notes: Counter[str] = Counter()
     writer = _writer(to, out)
-    for label, load in _each(sources, given, told, came_from):
+    for label, load in _each(sources, files, given, told):
         try:
             slide = load()
             if not np.isfinite(slide.features).all():
@@ -106,8 +109,9 @@ def check(sources: Sequence[str]) -> Said:
     lines: list[str] = []
     rows: list[dict[str, Any]] = []
     bad: list[str] = []
-    supposed = dict(_each(sources, _SUPPOSED, {}, None))
-    for label, load in _each(sources, Given(), {}, None):
+    files = _files_of(sources)
+    supposed = dict(_each(sources, files, _SUPPOSED, {}))
+    for label, load in _each(sources, files, Given(), {}):
         try:
             slide, lacks = _looked_at(load, supposed[label])
         except (CheckFailedError, JobError) as error:
@@ -198,16 +202,20 @@ def _kind_in_folder(path: Path, root: Path, whole: set[str]) -> str | None:
         return None if passed_over else "unknown"
 
 
+def _files_of(sources: Sequence[str], came_from: str | None = None) -> list[Found]:
+    """Return the feature files of all sources that are no stores."""
+    files = [source for source in sources if not zarr_store.is_store(source)]
+    return find(files, came_from) if files else []
+
+
 def _each(
-    sources: Sequence[str], given: Given, told: dict[str, Given], came_from: str | None
+    sources: Sequence[str], files: Sequence[Found], given: Given, told: dict[str, Given]
 ) -> Iterator[tuple[str, Any]]:
-    """Yield a label and what reads it, for every slide of the sources."""
-    stores = [source for source in sources if zarr_store.is_store(source)]
-    files = [source for source in sources if source not in stores]
-    for store in stores:
+    """Yield a label and what reads it, for every slide of the stores among the sources, and of the files."""
+    for store in filter(zarr_store.is_store, sources):
         for slide in zarr_store.read(store):
             yield f"{store}#{slide.slide_id}", lambda slide=slide: slide
-    for one in find(files, came_from) if files else []:
+    for one in files:
         own = told.get(one.path.stem, told.get(one.path.name.partition(".")[0], Given()))
         merged = Given(
             mpp=own.mpp or given.mpp,

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .errors import CheckFailedError, UsageError
-from .files import json_bytes, sha256_file, write_bytes
+from .files import copy_whole, json_bytes, sha256_file, write_bytes
 from .outcome import Said
 
 if TYPE_CHECKING:
@@ -53,6 +52,7 @@ def pull(name: str, out: Path | None, *, offline: bool = False) -> Said:
 
     Raises:
         mil.WeightsError: not there, not reachable, or not allowed.
+        EnvironmentFault: the folder cannot be written, or there is no room.
     """
     _go_offline(offline)
     from mil.encoders import weights
@@ -63,11 +63,8 @@ def pull(name: str, out: Path | None, *, offline: bool = False) -> Said:
     digest, size = sha256_file(path), path.stat().st_size
     lines = [f"{name}: {path.name}, {size / 1e6:,.0f} MB, SHA-256 {digest}"]
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
         copy = out / path.name
-        temporary = copy.with_name(f".{copy.name}.part")
-        shutil.copyfile(path, temporary)
-        temporary.replace(copy)
+        copy_whole(path, copy)
         told = {"encoder": name, "file": path.name, "sha256": digest, "size": size}
         write_bytes(out / "encoder.json", json_bytes(told | ({} if entry is None else described(entry))))
         lines.append(f"use it without a network: --encoder {name} --weights {copy}")

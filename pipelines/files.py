@@ -105,9 +105,23 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(f".{uuid.uuid4().hex[:8]}.{me.pid}.{me.space}.tmp")
 
 
+def copy_whole(source: Path, path: Path) -> None:
+    """Copy a file of any size so that `path` either holds all of it or is as it was.
+
+    Raises:
+        EnvironmentFault: as `write_bytes`.
+    """
+    with written_whole(path, source.stat().st_size) as temporary:
+        shutil.copyfile(source, temporary)
+
+
 @contextlib.contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def written_whole(path: Path, size: int = 0) -> Iterator[Path]:
     """Let a file that is too large for memory be written to a temporary name; it gets its own when it is whole.
+
+    Args:
+        path: of the file.
+        size: bytes that it will have, where that is known.
 
     Raises:
         EnvironmentFault: the disk is full, the folder is read-only, or the device fails.
@@ -121,7 +135,7 @@ def written_whole(path: Path) -> Iterator[Path]:
         temporary.replace(path)
         sync_folder(path.parent)
     except OSError as error:
-        raise EnvironmentFault(explain(error, path, 0)) from error
+        raise EnvironmentFault(explain(error, path, size)) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()

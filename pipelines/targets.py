@@ -76,6 +76,40 @@ def check_job(folder: Path) -> None:
             )
 
 
+def check_layout(out: str, to: str, sources: Sequence[str], found: Sequence[Path]) -> None:
+    """Refuse to write converted features among those that are read, or files of another tool into a job.
+
+    Args:
+        out: folder to write to; a URL is nobody's source.
+        to: the format.
+        sources: files and folders that are read.
+        found: the feature files in them.
+
+    Raises:
+        UsageError: it is so.
+    """
+    if "://" in out:
+        return
+    folder = Path(out).resolve()
+    job = next((one for one in (folder, *folder.parents) if _is_job(one)), None)
+    read = (path.resolve() for path in found)
+    if job is not None and (to not in ("slidemil", "zarr") or (to == "zarr" and job == folder)):
+        why = f"files of {to} would lie in a job of slidemil, among its own"
+    elif job == folder and any(one.is_relative_to(job) and JobFolder(job).record(one).is_file() for one in read):
+        why = "what is read are the job's own features, which would be overwritten"
+    elif any(Path(source).resolve() == folder for source in sources):
+        why = f"this is what is read, and files of {to} would lie among it"
+    else:
+        return
+    beside = f"{job or folder}-{to}"
+    beside = beside if Path(out).is_absolute() else os.path.relpath(beside)
+    raise UsageError(f"-o {out}: {why}. Name another folder, e.g. -o {beside}")
+
+
+def _is_job(folder: Path) -> bool:
+    return JobFolder(folder).settings.is_file() or JobFolder(folder).record(folder / "x").parent.is_dir()
+
+
 def check_json(path: Path, option: str, kind: str, keys: Collection[str], slides: Sequence[SlideEntry] = ()) -> None:
     """Refuse to write JSON where something else lies.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from importlib.util import find_spec
 
 import numpy as np
@@ -137,3 +138,15 @@ def test_weights_pulled_are_the_files_of_the_cache(tmp_path, monkeypatch):
     assert (code, found["size"]) == (0, 7)
     assert (tmp_path / "out" / "GPFM.pth").read_bytes() == b"tensors"
     assert json.loads((tmp_path / "out" / "encoder.json").read_text())["sha256"] == found["sha256"]
+    (tmp_path / "file").touch()
+    assert slidemil("encoders", "pull", "gpfm", "-o", tmp_path / "file")[0] == 5
+    cached.write_bytes(bytes(500_000))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # it stands in for a full disk
+        code, text = slidemil("encoders", "pull", "gpfm", "-o", tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (code, "no room: 0.5 MB are needed" in " ".join(text.split())) == (5, True), text
+    assert (tmp_path / "out" / "GPFM.pth").read_bytes() == b"tensors", "what was there stays, and nothing half"
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["GPFM.pth", "encoder.json"]

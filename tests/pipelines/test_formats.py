@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 import torch
-from _command import slidemil, slidemil_json
+from _command import digests, slidemil, slidemil_json
 from _tile_features import PASSPORT, slide
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -314,6 +315,29 @@ def test_nothing_found_says_what_was_seen(tmp_path):
     assert (code, "no feature file" in text) == (4, True)
     assert slidemil("convert", tmp_path / "absent", "-o", tmp_path / "out")[0] == 2
     assert slidemil("convert", tmp_path, "-o", tmp_path / "out", "--to", "excel")[0] == 2
+
+
+def test_what_is_converted_is_not_written_among_what_is_read(made, monkeypatch):
+    root, *_ = made
+    monkeypatch.chdir(root)
+    before = digests(root)
+    for source, out, to, why in (
+        ("job", "job", "clam", "in a job of slidemil"),
+        ("theirs", "job/sub", "stamp", "in a job of slidemil"),
+        ("theirs", "job", "zarr", "in a job of slidemil"),
+        ("job", "job", "slidemil", "the job's own features"),
+        ("job/20x_224px_0px_overlap", "job/../job", "slidemil", "the job's own features"),
+        ("theirs", "theirs", "clam", "this is what is read"),
+        ("theirs", "theirs", "zarr", "this is what is read"),
+    ):
+        code, text = slidemil("convert", source, "-o", out, "--to", to)
+        assert (code, why in " ".join(text.split())) == (2, True), text
+        assert f"-o {'job' if 'job' in out else out}-{to}" in text
+    assert digests(root) == before
+    stores = "job/20x_224px_0px_overlap/features_uni_v1.zarr"
+    assert slidemil("convert", "job", "-o", stores, "--to", "zarr")[0] == 0, "where extract --store zarr writes it"
+    shutil.rmtree(stores)
+    assert slidemil("convert", "theirs", "-o", "job")[0] == 0, "a job grows, and is made up to date"
 
 
 def test_anndata_is_laid_out_as_its_readers_want(made):
