@@ -32,7 +32,8 @@ _BEGIN_SECONDS = 120.0
 _LOOK = 0.1
 """Seconds between two questions whether answers are still wanted."""
 _BEGUN = b"!"
-_SERVE = "import sys; from pipelines.losable import serve; serve(*map(int, sys.argv[1:]))"
+_SERVE = "import os, sys; from pipelines.losable import serve; serve(*map(int, sys.argv[1:])); os._exit(0)"
+"""It holds nothing that would need an orderly end, which takes libraries a while."""
 _MORE = object()
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from wsi import channels
 from wsi.strips import by_strips, reach_of
 
 Mask = NDArray[np.bool_]
@@ -53,11 +54,11 @@ def folds(density: Picture, mask: Mask, mpp: float) -> Mask:
     if not mask.any():
         return np.zeros_like(mask)
     usual, step = _beside(density, _FOLD_UM[1] / mpp)
-    least = _DARK * float(np.median(density.sum(-1)[mask]))
+    least = _DARK * float(np.median(channels.total(density)[mask]))
 
     def work(part: Picture, on: Mask, rows: NDArray[np.int64]) -> tuple[Mask, Mask]:
         beside = usual[rows][:, np.arange(part.shape[1]) // step]
-        total, base = part.sum(-1), beside.sum(-1)
+        total, base = channels.total(part), channels.total(beside)
         rise = total / np.maximum(base, 1e-3)
         able = on & (base > _SOLID) & _alike(part - beside, beside) & (total > least)
         return able & (rise > _DOUBLE), able & (rise > _NEARLY)
@@ -76,8 +77,8 @@ def _beside(density: Picture, radius: float) -> tuple[Picture, int]:
 
 def _alike(one: Picture, other: Picture) -> Mask:
     """Return where two densities have the same stains in about the same mixture."""
-    shares = [part / np.maximum(part.sum(-1, keepdims=True), 1e-3) for part in (one, other)]
-    return np.asarray(np.abs(shares[0] - shares[1]).max(-1) < _ALIKE)
+    shares = [part / np.maximum(channels.total(part)[..., None], 1e-3) for part in (one, other)]
+    return np.asarray(channels.highest(np.abs(shares[0] - shares[1])) < _ALIKE)
 
 
 def _long(found: Mask, mpp: float) -> Mask:

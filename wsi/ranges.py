@@ -7,7 +7,6 @@ included: nothing of it leaves this file but the kind of what went wrong.
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import hashlib
 import random
@@ -174,9 +173,10 @@ class RemoteFile:
         return [self._system.cat_file(self._place, start=a, end=b) for a, b in places]
 
     def _gathered(self, asked: Sequence[Callable[[], Awaitable[bytes]]]) -> list[bytes | BaseException]:
+        from asyncio import gather
+
         async def all_of_them() -> list[bytes | BaseException]:
-            limited = (asyncio.wait_for(one(), SECONDS) for one in asked)
-            return list(await asyncio.gather(*limited, return_exceptions=True))
+            return list(await gather(*(_in_time(one()) for one in asked), return_exceptions=True))
 
         return self._run(all_of_them())  # type: ignore[no-any-return]
 
@@ -213,7 +213,7 @@ class RemoteFile:
             answer.close()
 
     def _web_state(self) -> RemoteState:
-        return self._run(asyncio.wait_for(self._asked_web_state(), SECONDS))  # type: ignore[no-any-return]
+        return self._run(_in_time(self._asked_web_state()))  # type: ignore[no-any-return]
 
     async def _asked_web_state(self) -> RemoteState:
         """Ask for the first byte: its answer tells size and tag, also where a signed link allows no other request."""
@@ -231,7 +231,7 @@ class RemoteFile:
 
     def _told_state(self) -> RemoteState:
         if getattr(self._system, "async_impl", False):
-            told = self._run(asyncio.wait_for(self._system._info(self._place, refresh=True), SECONDS))
+            told = self._run(_in_time(self._system._info(self._place, refresh=True)))
         else:
             told = self._system.info(self._place)
         if told.get("type") == "directory":
@@ -330,6 +330,13 @@ def _status_of(error: Exception) -> int | None:
     answer = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
     told = answer.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(answer, dict) else None
     return told if isinstance(told, int) else None
+
+
+async def _in_time(waiting: Awaitable[Any]) -> Any:
+    """Return what is waited for, if it comes within the time of one try."""
+    from asyncio import wait_for  # slow to load, and a slide on this disk does without
+
+    return await wait_for(waiting, SECONDS)
 
 
 async def _closed(answer: Any) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from wsi import channels
 from wsi.errors import NotBrightfieldError
 from wsi.slide import Slide
 from wsi.strips import by_strips, reach_of
@@ -196,7 +197,7 @@ def _signs_of(picture: NDArray[np.uint8], mpp: float, settings: TissueSettings) 
 
     def work(part: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], ...]:
         density = optical_density(part, glass)
-        total = density.sum(-1)
+        total = channels.total(density)
         bare = (ndimage.gaussian_filter(total, half) if half > 0.5 else total) < _BARE * settings.density
         rough = _roughness(total, blur)
         soft = mixture(density, mpp)
@@ -240,11 +241,17 @@ _DARKEST = 3.0
 
 def glass_of(picture: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Return the colour of the slide's glass, (3,), 0 to 255; a usual one where the picture shows none."""
-    low, high = picture.min(-1), picture.max(-1)
+    low, high = channels.lowest(picture), channels.highest(picture)
     glassy = (low > 190) & (high - low < 25)
     if glassy.mean() < 0.02:
         return _PLAIN_GLASS
-    return np.asarray(np.median(picture[glassy], axis=0), np.float64)
+    return np.array([_median(picture[..., c][glassy]) for c in range(3)])
+
+
+def _median(levels: NDArray[np.uint8]) -> float:
+    """Return the median of bytes, by counting them: there are only 256, and sorting millions takes long."""
+    counts = np.bincount(levels, minlength=256).cumsum()
+    return float(np.searchsorted(counts, [(len(levels) - 1) // 2, len(levels) // 2], side="right").mean())
 
 
 def optical_density(picture: NDArray[np.uint8], glass: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -339,8 +346,8 @@ def _stain_signs(
         rough: (h, w), True where the density differs from pixel to pixel.
         settings: the thresholds.
     """
-    total = density.sum(-1)
-    chroma = density.max(-1) - density.min(-1)
+    total = channels.total(density)
+    chroma = channels.highest(density) - channels.lowest(density)
     coloured = chroma > 0.06 * total
     dense = total > 3 * settings.density
     strong = coloured & (chroma > settings.chroma) & dense
@@ -479,11 +486,11 @@ def check_brightfield(picture: NDArray[np.uint8], name: str) -> None:
             "its colours are YCbCr under a tag that says RGB (the glass is light red)",
             "Write the slide anew with the right photometric tag.",
         )
-    high = picture.max(-1)
+    low, high = channels.lowest(picture), channels.highest(picture)
     spread = int(np.percentile(high, 99.9)) - int(np.percentile(high, 0.1))
-    if spread > 24 and (np.median(high) < 40 or (high < 40).mean() > 0.5) and (picture.min(-1) > 190).mean() < 0.02:
+    if spread > 24 and (np.median(high) < 40 or (high < 40).mean() > 0.5) and (low > 190).mean() < 0.02:
         raise NotBrightfieldError(name, "bright signal on a dark ground: a fluorescence picture or a mask", _MEND)
-    if spread > 24 and (high == picture.min(-1)).mean() > 0.999:
+    if spread > 24 and (high == low).mean() > 0.999:
         raise NotBrightfieldError(name, "a grey picture without any stain's colour: a mask or fluorescence", _MEND)
 
 
@@ -498,10 +505,10 @@ _A_SPECK = 1e-3
 
 
 def _why_none(picture: NDArray[np.uint8], pen: NDArray[np.bool_], stained: NDArray[np.bool_]) -> str:
-    high = float(np.percentile(picture.max(-1), 99))
+    high = float(np.percentile(channels.highest(picture), 99))
     if high < 40:
         return "no tissue: the picture is black"
     if stained.mean() > _A_SPECK:
         return "no tissue: what is stained lies in pieces too small to be tissue (is the µm/px right?)"
-    ground = "all glass" if float(np.median(picture.min(-1))) > 190 else "nothing has a stain's colour"
+    ground = "all glass" if float(np.median(channels.lowest(picture))) > 190 else "nothing has a stain's colour"
     return f"no tissue: {ground}" + (", and pen" if pen.mean() > 0.001 else "")

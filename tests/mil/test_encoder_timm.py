@@ -89,6 +89,19 @@ def test_no_tiles_and_wrong_tiles(encoder):
 # Preprocessing
 
 
+def test_tiles_that_are_not_resized_are_made_ready_to_the_same_bits():
+    """Line by line as pixel by pixel, and in the same order in memory: other kernels round otherwise."""
+    ours = Preprocessing(32, "bicubic", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    for count in (1, 5):
+        pixels = torch.from_numpy(tiles(count, 32))
+        mean, std = (torch.tensor(values)[:, None, None] for values in (ours.mean, ours.std))
+        expected = (pixels.permute(0, 3, 1, 2).to(torch.float32) / 255 - mean) / std
+        turned = pixels.transpose(1, 2).contiguous().transpose(1, 2)
+        assert torch.equal(ours(pixels), expected)
+        assert torch.equal(ours(turned), expected)
+        assert ours(pixels).stride() == expected.stride()
+
+
 @pytest.mark.parametrize("kernel", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("side", [224, 256, 300, 100])
 def test_preprocessing_is_torchvisions_transform(kernel, side):
