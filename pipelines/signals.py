@@ -62,11 +62,11 @@ def stoppable() -> Iterator[None]:
         yield
     finally:
         signal.set_wakeup_fd(before)
+        os.close(writing)  # ends the watcher
+        watcher.join()  # before the handlers go: its nudge would end the process
+        os.close(reading)
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        os.close(writing)  # ends the watcher
-        watcher.join()
-        os.close(reading)
 
 
 @contextlib.contextmanager
@@ -85,11 +85,11 @@ def unchanged() -> Iterator[None]:
 
 
 def _first(came: list[int]) -> Callable[[int, object], None]:
-    """Return a handler that raises once for its signal, and notes it; what comes later is the watcher's business."""
+    """Return a handler that raises once, and notes what comes; what comes later is the watcher's business."""
 
     def handle(number: int, _frame: object) -> None:
         came.append(number)
-        if came.count(number) == 1:
+        if len(came) == 1:
             raise KeyboardInterrupt if number == signal.SIGINT else Preempted
 
     return handle
