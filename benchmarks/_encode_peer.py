@@ -1,9 +1,13 @@
-"""One peer's whole feature extraction of one slide, in a process and an environment of its own.
+"""One peer's feature extraction of one slide, or its loader alone, in a process and an environment of its own.
 
     python _encode_peer.py WHO CONSUMER SLIDE WEIGHTS → one JSON line: CPU and wall seconds, tiles, the features' mean
 
-The libraries are loaded and the network is built before the clock runs; opening the slide, tissue, tiles, network and
-the peer's own output count. CONSUMER: `fast` (the mean color of some pixels) or `resnet50` (WEIGHTS: a state of timm).
+The libraries are loaded and the network is built before the clock runs. CONSUMER:
+
+* `fast` (the mean color of some pixels) or `resnet50` (WEIGHTS: a state of timm): all of the extraction. Opening the
+  slide, tissue, tiles, network and the peer's own output count.
+* `input` or `pixels`: the peer's own loader alone, in front of the mean color. The slide was opened, tissue and tiles
+  were found before; what counts is reading and, for `input`, the peer's way from there to the network's input.
 """
 
 from __future__ import annotations
@@ -25,18 +29,21 @@ import torch
 TILE, MPP, BATCH = 224, 0.5, 32
 MEAN, SD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Run = Callable[[], np.ndarray]
+Transform = Callable[[Any], torch.Tensor] | None
 
 
 class MeanColor(torch.nn.Module):
     """The mean color of every 16th pixel."""
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
-        """(B, 3, S, S) → (B, 3)."""
-        return batch[:, :, ::16, ::16].mean((2, 3))
+        """(B, 3, S, S), or bytes (B, S, S, 3) → (B, 3)."""
+        if batch.shape[-1] == 3:
+            return batch[:, ::16, ::16].float().mean((1, 2))
+        return batch[:, :, ::16, ::16].float().mean((2, 3))
 
 
 def network(consumer: str, weights: str) -> torch.nn.Module:
-    if consumer == "fast":
+    if consumer != "resnet50":
         return MeanColor().eval()
     import timm
 
@@ -68,6 +75,23 @@ def lazyslide(model: torch.nn.Module, slide: str, folder: str) -> Run:
         return np.asarray(found)  # not written: with this pandas anndata cannot; the peer is spared that
 
     return run
+
+
+def lazyslide_loader(model: torch.nn.Module, slide: str, folder: str, transform: Transform) -> Run:
+    """Return the loop of its `feature_extraction`: its dataset in a DataLoader."""
+    import lazyslide as zs
+    from wsidata import open_wsi
+
+    wsi = open_wsi(slide, store=f"{folder}/slide.zarr")
+    zs.pp.find_tissues(wsi, filter_artifacts=False, to_hsv=True)
+    zs.pp.tile_tissues(wsi, TILE, mpp=MPP)
+    return over(wsi.ds.tile_images(tile_key="tiles", transform=transform), model)
+
+
+def over(dataset: Any, model: torch.nn.Module) -> Run:
+    """Return a turn over a dataset in this very process."""
+    loader = torch.utils.data.DataLoader(dataset, batch_size=BATCH, num_workers=0)
+    return lambda: np.concatenate([model(batch["image"]).numpy() for batch in loader])
 
 
 def tiatoolbox(model: torch.nn.Module, slide: str, folder: str) -> Run:
@@ -109,6 +133,37 @@ def tiatoolbox(model: torch.nn.Module, slide: str, folder: str) -> Run:
     return run
 
 
+def tiatoolbox_loader(model: torch.nn.Module, slide: str, _: str, transform: Transform) -> Run:
+    """Return a turn over the dataset and DataLoader that its engine makes (`get_dataloader`)."""
+    from tiatoolbox.models.dataset.dataset_abc import WSIPatchDataset
+
+    side = [TILE, TILE]
+    dataset = WSIPatchDataset(
+        Path(slide), patch_input_shape=side, patch_output_shape=side, stride_shape=side, resolution=MPP, units="mpp",
+        auto_get_mask=True, preproc_func=transform,
+    )  # fmt: skip
+    return over(dataset, model)
+
+
+def slide2vec_loader(model: torch.nn.Module, slide: str, folder: str, transform: Transform) -> Run:
+    """Return the step of its pipeline that goes from coordinates to features, in this very process."""
+    from slide2vec.runtime import embedding_pipeline as step
+
+    whole, asked = step.compute_tile_embeddings_for_slide, []
+
+    def only_asked(*args: Any, **settings: Any) -> torch.Tensor:
+        asked.append((args, settings))
+        return torch.zeros(len(args[3].x), 3)  # args[3]: the tiles that were found
+
+    step.compute_tile_embeddings_for_slide = only_asked
+    step.resolve_on_the_fly_num_workers = lambda *_, **__: (0, "")  # a process of its own would only cost
+    if transform is None:
+        step.build_batch_preprocessor = lambda *_: lambda batch: batch
+    slide2vec(model, slide, folder)()
+    ((args, settings),) = asked
+    return lambda: whole(*args, **settings).numpy()
+
+
 def slide2vec(model: torch.nn.Module, slide: str, folder: str) -> Run:
     import slide2vec as s2
     from hs2p.configs.models import TilingConfig
@@ -143,9 +198,9 @@ def slide2vec(model: torch.nn.Module, slide: str, folder: str) -> Run:
 
 
 PEERS = {
-    "lazyslide": (lazyslide, ("lazyslide", "wsidata", "torch", "timm")),
-    "tiatoolbox": (tiatoolbox, ("tiatoolbox", "torch", "timm")),
-    "slide2vec": (slide2vec, ("slide2vec", "hs2p", "torch", "timm")),
+    "lazyslide": (lazyslide, lazyslide_loader, ("lazyslide", "wsidata", "torch", "timm")),
+    "tiatoolbox": (tiatoolbox, tiatoolbox_loader, ("tiatoolbox", "torch", "timm")),
+    "slide2vec": (slide2vec, slide2vec_loader, ("slide2vec", "hs2p", "torch", "timm")),
 }
 
 
@@ -159,9 +214,13 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints is no answer
     torch.set_num_threads(1)
-    make, packages = PEERS[who]
+    extraction, loader, packages = PEERS[who]
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
-        run = make(network(consumer, weights), slide, folder)
+        model = network(consumer, weights)
+        if consumer in ("input", "pixels"):
+            run = loader(model, slide, folder, to_input() if consumer == "input" else None)
+        else:
+            run = extraction(model, slide, folder)
         began, wall = cpu(), time.perf_counter()
         features = run()
         facts = {"cpu": cpu() - began, "wall": time.perf_counter() - wall, "tiles": len(features)}

@@ -9,8 +9,10 @@ extract` does with a slide: hash, tissue, pictures, tiles, encoder, feature file
   and slide2vec, in float32 and in our best precision, on the 300 to 400 tiles that each finds on a smaller slide.
 * `loader_of_limit`: the stream of tiles alone before a consumer that costs next to nothing, on the large slide, over
   the bare JPEG decoder (each needed tile of the file once). `extract_of_limit`: all that extract does, over the same.
-* `loader_over_best`: all that extract does before that consumer, over the same of the best of the three.
-
+* `loader_over_best`: the stream of tiles and what an encoder does to them in front of its network, over the best of the
+  three's own loaders up to the same point; slide open, tissue and tiles found before. `pixels_over_best`: the same, of
+  bytes alone, without anybody's way to the network's input.
+* `extract_over_best`: all that extract does before that consumer, over all that the best of the three does.
 * `resnet50_openvino_fp32_over_torch` …: the same encoder by way of OpenVINO, tiles in memory, in turns in one process.
 
 On CUDA devices the same encoders run on resident tiles; without one the table says so.
@@ -33,10 +35,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import end_to_end
 import numpy as np
+from _encode_own import TILE, best_precision
 from _slides import KEPT, large_slide
-from _summary import cpu_seconds, line, summary
+from _summary import line, summary
 from _turns import ENVIRONMENTS, figure
 
 GOALS = {
@@ -50,110 +52,7 @@ GOALS = {
 PEERS = {"tiatoolbox": "stain", "lazyslide": "lazyslide", "slide2vec": "slide2vec"}  # and the environment of each
 NETWORKS = {"resnet50": "resnet50", "vits": "vit_small_patch16_224"}
 QUICK = {"resnet50": "test_resnet", "vits": "test_vit"}
-BATCH, TILE = 64, 224
 LONGEST = 20 * 60
-
-
-def best_precision() -> str:
-    from mil.encoders import precision
-
-    return "bf16" if precision._has("bf16", "cpu") else "fp32"
-
-
-def encoder_of(network: str, precision: str, weights: str) -> Any:
-    import mil
-
-    if network == "fast":
-        return end_to_end.MeanColor()
-    return mil.create_encoder(network, weights=weights, device="cpu", precision=precision)
-
-
-def ours(network: str, precision: str, slide: Path, weights: str) -> Callable[[], int]:
-    """Return the verb `extract`, its encoder and its libraries loaded."""
-    import mil
-    from pipelines import pictures, stages  # noqa: F401
-    from pipelines.config import ExtractSettings, Settings
-
-    made = encoder_of(network, precision, weights)
-    mil.create_encoder = lambda *_, **__: made
-    settings = Settings(ExtractSettings(tile=TILE, batch_size=BATCH, workers=1))
-
-    def run() -> int:
-        with tempfile.TemporaryDirectory() as folder:
-            outcome = stages.extract([slide], Path(folder) / "job", settings, quiet=True)
-            assert outcome.status == "done", outcome
-            return int(outcome.rates["read"]["tiles"])
-
-    return run
-
-
-def loader(network: str, precision: str, slide: Path, _: str) -> Callable[[], int]:
-    """Return the stream of tiles alone with a very fast consumer: slide and grid are at hand, one thread reads."""
-    import wsi
-
-    consumer = encoder_of(network, precision, "")
-    opened = wsi.open_slide(slide)
-    grid = wsi.tile_grid(opened, wsi.find_tissue(opened), wsi.TileSpec(TILE, 0.5))
-
-    def run() -> int:
-        with wsi.stream([(opened, grid)], batch_size=BATCH, workers=1) as batches:
-            for batch in batches:
-                consumer(batch.pixels)
-        return len(grid)
-
-    return run
-
-
-def forward(network: str, precision: str, slide: Path, weights: str) -> Callable[[], int]:
-    """Return the encoder alone, on as many tiles as the slide has, in memory."""
-    encoder = encoder_of(network, precision, weights)
-    turns = max(1, round(len(end_to_end.case_of(str(slide), TILE, 2)["xy"]) / BATCH))
-    pixels = np.random.default_rng(0).integers(0, 256, (BATCH, encoder.input_size, encoder.input_size, 3), np.uint8)
-
-    def run() -> int:
-        for _ in range(turns):
-            encoder(pixels)
-        return turns * BATCH
-
-    return run
-
-
-def limit(_: str, __: str, slide: Path, ___: str) -> Callable[[], int]:
-    return end_to_end.limit(slide)
-
-
-def by_openvino(network: str, rounds: int) -> dict[str, list[float]]:
-    """Return the CPU seconds of one tile, round by round, of torch and OpenVINO in each precision both have."""
-    import mil
-    from mil.encoders import openvino_graph
-
-    kinds = [("cpu", p) for p in ("fp32", best_precision())] + [("openvino", p) for p in ("fp32", best_precision())]
-    kinds = [kind for kind in dict.fromkeys(kinds) if kind[0] == "cpu" or openvino_graph.can(kind[1])]
-    encoders = {
-        f"{device} {precision}": mil.create_encoder(network, weights="random", device=device, precision=precision)
-        for device, precision in kinds
-    }
-    side = next(iter(encoders.values())).input_size
-    pixels = np.random.default_rng(0).integers(0, 256, (BATCH, side, side, 3), np.uint8)
-    dice, spent = random.Random(0), {name: [] for name in encoders}
-    for turn in range(rounds + 1):  # the first warms up
-        for name in dice.sample(sorted(encoders), len(encoders)):
-            began = cpu_seconds()
-            encoders[name](pixels)
-            spent[name] += [(cpu_seconds() - began) / BATCH] if turn else []
-    return spent
-
-
-def child(who: str, network: str, precision: str, slide: str, weights: str) -> None:
-    if who == "openvino":
-        print(json.dumps(by_openvino(network, int(precision))))
-        return
-    run = {"ours": ours, "loader": loader, "forward": forward, "limit": limit}[who](
-        network, precision, Path(slide), weights
-    )
-    began = cpu_seconds()
-    tiles = run()
-    print(json.dumps({"cpu": cpu_seconds() - began, "tiles": tiles}))
 
 
 class Course:
@@ -195,7 +94,8 @@ class Course:
 
 
 def house(arguments: tuple[str, ...]) -> dict[str, Any]:
-    done = started([sys.executable, __file__, "--child", *arguments])
+    script = str(Path(__file__).resolve().with_name("_encode_own.py"))
+    done = started([sys.executable, script, *arguments])
     assert done.returncode == 0, done.stderr[-2000:]
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
@@ -257,16 +157,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="a small slide, small networks, no peers, one round")
-    parser.add_argument("--child", nargs=5, help=argparse.SUPPRESS)
+    parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS), help="only these")
     args = parser.parse_args()
-    if args.child:
-        child(*args.child)
-        return
     with tempfile.TemporaryDirectory() as folder:
-        kept = Path(folder) if args.quick else KEPT
-        large = large_slide(*((3000, 2250) if args.quick else (40_000, 30_000)), folder=kept).absolute()
-        small = large if args.quick else large_slide(13_500, 10_000, folder=kept).absolute()
-        measure(args, str(large), str(small), "" if args.quick else weights_in(Path(folder)))
+        measure(args, Path(folder))
 
 
 def weights_in(folder: Path) -> str:
@@ -279,50 +173,114 @@ def weights_in(folder: Path) -> str:
     return str(folder / "resnet50.pt")
 
 
-def measure(args: argparse.Namespace, large: str, small: str, weights: str) -> None:
-    course, best = Course(), best_precision()
-    rounds = 1 if args.quick else args.rounds
+class Rows:
+    """The rows of the table, each a method that returns figures; `--rows` names those that run.
+
+    Attributes:
+        fastest: row → who was the best of the three.
+    """
+
+    def __init__(self, course: Course, folder: Path, rounds: int, *, quick: bool) -> None:
+        self.course, self.rounds, self.quick, self.precision = course, rounds, quick, best_precision()
+        kept = folder if quick else KEPT
+        sides = {"large": (40_000, 30_000), "middle": (20_000, 15_000), "small": (13_500, 10_000)}
+        sides = dict.fromkeys(sides, (3000, 2250)) if quick else sides
+        self.slides = {name: str(large_slide(*side, folder=kept).absolute()) for name, side in sides.items()}
+        self.networks = QUICK if quick else NETWORKS
+        self.weights = "" if quick else weights_in(folder)
+        self.fastest: dict[str, str] = {}
+
+    def forward(self) -> dict[str, float]:
+        """An extraction, over the encoder alone."""
+        figures: dict[str, float] = {}
+        for name, network in self.networks.items():
+            runs = {who: (who, network, self.precision, self.slides["large"], "random") for who in ("ours", "forward")}
+            spent = self.course.play(f"{name} {self.precision}", runs, self.rounds)
+            figures |= of(spent, "forward", "ours", f"{name}_of_forward")
+        return figures
+
+    def limit(self) -> dict[str, float]:
+        """The stream, and an extraction, over the bare decoder."""
+        whos = ("ours", "loader", "limit")
+        runs = {who: (who, "fast", self.precision, self.slides["large"], "") for who in whos}
+        spent = self.course.play("limit", runs, self.rounds + (not self.quick))
+        figures = of(spent, "limit", "loader", "loader_of_limit")
+        return figures | of(spent, "limit", "ours", "extract_of_limit")
+
+    def loader(self) -> dict[str, float]:
+        """The stream, over the others' loaders: up to the network's input, and bytes alone."""
+        return {
+            **self._over_best("loader_over_best", "input", "middle", {"loader": ("loader", "input")}),
+            **self._over_best("pixels_over_best", "pixels", "middle", {"loader": ("loader", "fast")}),
+        }
+
+    def extract(self) -> dict[str, float]:
+        """An extraction before a consumer that costs nothing, over the others'."""
+        return self._over_best("extract_over_best", "fast", "large", {"ours": ("ours", "fast")})
+
+    def _over_best(self, key: str, theirs: str, slide: str, mine: dict[str, tuple[str, str]]) -> dict[str, float]:
+        path = self.slides[slide]
+        runs = {who: (*what, self.precision, path, "") for who, what in mine.items()}
+        peers = {} if self.quick else dict.fromkeys(PEERS, (theirs, path, self.weights))
+        spent = self.course.play(key, {**runs, **peers}, self.rounds + (not self.quick))
+        self.fastest[key] = best_of(spent)
+        return of(spent, self.fastest[key], next(iter(mine)), key)
+
+    def resnet50(self) -> dict[str, float]:
+        """The same weights, over the others, end to end."""
+        if self.quick:
+            return {}
+        small = self.slides["small"]
+        own = {one: ("ours", "resnet50", one, small, self.weights) for one in ("fp32", self.precision)}
+        peers = dict.fromkeys(PEERS, ("resnet50", small, self.weights))
+        spent = self.course.play("resnet50, peers", {**own, **peers}, self.rounds)
+        self.fastest["resnet50"] = best_of(spent)
+        figures = of(spent, best_of(spent), "fp32", "resnet50_fp32_over_best")
+        return figures | of(spent, best_of(spent), self.precision, "resnet50_over_best")
+
+    def openvino(self) -> dict[str, float]:
+        """OpenVINO over torch."""
+        figures: dict[str, float] = {}
+        raced = list(self.networks.items())[: 1 if self.quick else None] if find_spec("openvino") else []
+        for name, network in raced:
+            spent = house(("openvino", network, str(self.rounds + 2), "", ""))
+            for who, seconds in spent.items():
+                line(row=f"{name}, openvino", who=who, ms_per_tile=1000 * median(seconds))
+            for precision in dict.fromkeys(("fp32", self.precision)):
+                key = f"{name}_openvino_{precision}_over_torch"
+                figures |= of(spent, f"cpu {precision}", f"openvino {precision}", key)
+        return figures
+
+    def cuda(self) -> dict[str, float]:
+        """The encoders on a CUDA device."""
+        return on_cuda(self.networks)
+
+
+ROWS = {
+    "forward": ("resnet50_of_forward", "vits_of_forward"),
+    "limit": ("loader_of_limit",),
+    "loader": ("loader_over_best",),
+    "extract": (),
+    "resnet50": ("resnet50_fp32_over_best", "resnet50_over_best"),
+    "openvino": (),
+    "cuda": (),
+}
+"""Row → the figures of it that have a goal."""
+
+
+def measure(args: argparse.Namespace, folder: Path) -> None:
+    course = Course()
+    rows = Rows(course, folder, 1 if args.quick else args.rounds, quick=args.quick)
     figures: dict[str, float] = {}
-    networks = QUICK if args.quick else NETWORKS
-    for name, network in networks.items():
-        runs = {who: (who, network, best, large, "random") for who in ("ours", "forward")}
-        figures |= of(course.play(f"{name} {best}", runs, rounds), "forward", "ours", f"{name}_of_forward")
-    runs = {who: (who, "fast", best, large, "") for who in ("ours", "loader", "limit")}
-    turns = 1 if args.quick else rounds + 1
-    spent = course.play("loader", runs, turns)
-    figures |= of(spent, "limit", "loader", "loader_of_limit")
-    figures |= of(spent, "limit", "ours", "extract_of_limit")
-    peers = dict.fromkeys(PEERS, ("fast", large, weights))
-    all_of_it = {"ours": ("ours", "fast", best, large, ""), **peers}
-    spent = course.play("loader, peers", {} if args.quick else all_of_it, turns)
-    figures |= of(spent, best_of(spent), "ours", "loader_over_best")
-    fastest = {"loader": best_of(spent)}
-    if not args.quick:
-        peers = dict.fromkeys(PEERS, ("resnet50", small, weights))
-        own = {"fp32": ("ours", "resnet50", "fp32", small, weights), best: ("ours", "resnet50", best, small, weights)}
-        spent = course.play("resnet50, peers", {**own, **peers}, rounds)
-        fastest["resnet50"] = best_of(spent)
-        figures |= of(spent, best_of(spent), "fp32", "resnet50_fp32_over_best")
-        figures |= of(spent, best_of(spent), best, "resnet50_over_best")
-    raced = list(networks.items())[: 1 if args.quick else None] if find_spec("openvino") else []
-    for name, network in raced:
-        spent = house(("openvino", network, str(rounds + 2), "", ""))
-        for who, seconds in spent.items():
-            line(row=f"{name}, openvino", who=who, ms_per_tile=1000 * median(seconds))
-        for precision in dict.fromkeys(("fp32", best)):
-            key = f"{name}_openvino_{precision}_over_torch"
-            figures |= of(spent, f"cpu {precision}", f"openvino {precision}", key)
-    figures |= on_cuda(networks)
+    for row in args.rows:
+        figures |= getattr(rows, row)()
+    goals = {key: GOALS[key] for row in args.rows for key in ROWS[row]}
     absent = course.absent or ({"all": "not asked for by --quick"} if args.quick else {})
-    lacking = {key for key in GOALS if key.endswith("_over_best")} if absent else set()
-    told = {"rounds": rounds, "precision": best, "fastest": fastest, "versions": course.versions, "absent": absent}
-    summary(
-        "encode",
-        figures,
-        GOALS,
-        {**told, "cuda": "measured" if "cuda_vitl_of_forward" in figures else "not measured"},
-        lacking,
-    )
+    lacking = {key for key in goals if key.endswith("_over_best")} if absent else set()
+    how = {"rounds": rows.rounds, "precision": rows.precision, "fastest": rows.fastest, "rows": args.rows}
+    how |= {"versions": course.versions, "absent": absent}
+    cuda = "measured" if "cuda_vitl_of_forward" in figures else "not measured"
+    summary("encode", figures, goals, {**how, "cuda": cuda}, lacking)
 
 
 if __name__ == "__main__":
