@@ -284,7 +284,9 @@ def tissue_or_why(slide: wsi.Slide) -> tuple[wsi.Tissue | None, Finding | None]:
         return None, Finding("red", "not-brightfield", error.what, error.mend)
     except wsi.SlideError as error:
         mend = error.mend or "Copy the slide again."
-        return None, Finding("red", "damaged", f"its tissue cannot be found: {error.what}", mend)
+        zeros = zeros_in(slide.path)  # says more than what some decoder makes of them
+        what = f"its tissue cannot be found: {error.what}" if zeros is None else f"{zeros}; its tissue cannot be found"
+        return None, Finding("red", "damaged", what, mend)
 
 
 def _why_empty(grid: wsi.TileGrid) -> Iterable[Finding]:
