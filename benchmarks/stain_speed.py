@@ -1,8 +1,8 @@
 """Stain normalization per CPU second, ours beside TIAToolbox and torchstain.    python benchmarks/stain_speed.py
 
 Everybody gets the same 256-px crops of real H&E, one thread, and an environment of its own (`make bench-env`);
-they take turns in shuffled order, and a ratio is taken inside a round. Ours is fitted once, as for a slide, and writes
-to memory that is kept; the others fit each tile, for they know no other way.
+they take turns in shuffled order, each of a tenth of a second at least, and a ratio is taken inside a round. Ours is
+fitted once, as for a slide, and writes to memory that is kept; the others fit each tile, for they know no other way.
 
 "fused" is stain and ImageNet normalization in one pass, uint8 to planar float32, over torch's ToTensor + Normalize
 without any stain, whose tensors are kept until the batch of 64 is whole (`_in_cache`: thrown away at once).
