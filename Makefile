@@ -38,11 +38,11 @@ lint: env
 # All but the tests marked slow. A process per core; the tests of a file stay together, for they share what they set up.
 # Where such a process dies, the run ends there, and fails: started anew, it would wait for ever at the end.
 test: env lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile --max-worker-restart 0 -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --timeout 900 --dist loadfile --max-worker-restart 0 -m "not slow"
 
 # The slow ones, a short round of every benchmark and stress test among them: each goes to whichever core is free.
 test-slow: env
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal -m slow
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --timeout 900 --dist worksteal -m slow
 
 # The one file of the page of `slidemil serve` that is not ours. Only this needs npm.
 viewer: $(VIEWER)/asset/openseadragon.min.js
