@@ -44,7 +44,9 @@ class Ledger:
     def __init__(self, path: Path, **facts: Any) -> None:
         self.path = path
         self._lock = threading.Lock()
-        self._number, self._last = 0, ""
+        self._number, self._last, self._size = 0, "", 0
+        self._under_way: tuple[int, str] | None = None
+        """The size of the file after the line that is being written, and that line's hash."""
         heads = _heads(path.parent)
         me = this_process()
         try:
@@ -66,8 +68,10 @@ class Ledger:
         with self._lock:
             if not self._open:
                 return
+            self._settle()
             body = {"n": self._number, "t": _clock(), "event": event, **facts, "prev": self._last}
             line, digest = _line(json.loads(json.dumps(body, default=str)))
+            self._under_way = self._size + len(line), digest
             try:
                 written = os.write(self._file, line)
                 if written < len(line):  # the disk is full: what fits stands there as a torn line
@@ -76,7 +80,13 @@ class Ledger:
             except OSError as error:
                 self._shut()
                 raise EnvironmentFault(explain(error, self.path, len(line))) from error
-            self._number, self._last = self._number + 1, digest
+            self._settle()
+
+    def _settle(self) -> None:
+        """Go on from the line that was under way, where it stands in the file: a signal may raise just after."""
+        if self._under_way is not None and os.fstat(self._file).st_size >= self._under_way[0]:
+            (self._size, self._last), self._number = self._under_way, self._number + 1
+        self._under_way = None
 
     def close(self) -> None:
         """End the ledger; may be called twice."""

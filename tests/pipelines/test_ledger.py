@@ -189,3 +189,24 @@ def test_a_job_goes_to_another_process_without_its_ledger(tmp_path):
         there = pickle.loads(pickle.dumps(run.job))
     assert there == JobFolder(tmp_path)
     assert there.ledger is None
+
+
+@pytest.mark.parametrize("name", ["write", "fsync"])
+def test_a_line_after_which_a_signal_raises_is_followed_by_the_next(tmp_path, monkeypatch, name):
+    """The handler of Ctrl-C raises between a line's last system call and whatever comes after it."""
+    ledger = Ledger(tmp_path / "runs" / "one.ledger.jsonl", verb="extract")
+    really = getattr(os, name)
+
+    def interrupted(*given):
+        really(*given)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, name, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        ledger.add("wrote", path="a")
+    monkeypatch.undo()
+    ledger.add("ended", status="interrupted")
+    ledger.close()
+    (account,) = read_ledgers(tmp_path / "runs").accounts
+    assert [line["event"] for line in account.lines] == ["began", "wrote", "ended"]
+    assert not account.faults
