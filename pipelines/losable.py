@@ -31,6 +31,8 @@ _BEGIN_SECONDS = 120.0
 """The most that a process may take to start and to load what it is to work with: no part of an item's time."""
 _LOOK = 0.1
 """Seconds between two questions whether answers are still wanted."""
+_PATIENCE = 2.0
+"""Seconds for an item that nobody wants any more: cut off, it might leave a file half written."""
 _BEGUN = b"!"
 _SERVE = "import os, sys; from pipelines.losable import serve; serve(*map(int, sys.argv[1:])); os._exit(0)"
 """It holds nothing that would need an orderly end, which takes libraries a while."""
@@ -111,7 +113,7 @@ def each(
                 yield worker.item, answer
     finally:
         for worker in idle + busy:
-            worker.end()
+            worker.end(_PATIENCE)
 
 
 def _ready(busy: list[_Worker[Item, Value]], stop: Callable[[], bool]) -> list[_Worker[Item, Value]]:
@@ -180,17 +182,17 @@ class _Worker(Generic[Item, Value]):
         self.end()
         return lost
 
-    def end(self) -> None:
-        """End the process and let go of all that belongs to it."""
-        self._stop()
+    def end(self, patience: float = 0.2) -> None:
+        """End the process and let go of all that belongs to it; it has some seconds to end by itself."""
+        self._stop(patience)
         self._said.close()
 
-    def _stop(self) -> int | None:
+    def _stop(self, patience: float = 0.2) -> int | None:
         """End the process; return its exit code, None where even that takes too long (a read that hangs)."""
         self.pipe.close()
         try:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                return self._process.wait(0.2)  # it may be dead already, of what `_how` tells
+                return self._process.wait(patience)  # it may be dead already, of what `_how` tells
             self._process.kill()
             return self._process.wait(2)
         except subprocess.TimeoutExpired:
