@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import random
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ import end_to_end
 import numpy as np
 from _summary import cpu_seconds
 
-BATCH, TILE = 64, 224
+BATCH, TILE = end_to_end.BATCH, end_to_end.TILE
 
 
 def best_precision() -> str:
@@ -40,22 +39,8 @@ def encoder_of(network: str, precision: str, weights: str) -> Any:
 
 
 def ours(network: str, precision: str, slide: Path, weights: str) -> Callable[[], int]:
-    """Return the verb `extract`, its encoder and its libraries loaded."""
-    import mil
-    from pipelines import pictures, stages  # noqa: F401
-    from pipelines.config import ExtractSettings, Settings
-
-    made = encoder_of(network, precision, weights)
-    mil.create_encoder = lambda *_, **__: made
-    settings = Settings(ExtractSettings(tile=TILE, batch_size=BATCH, workers=1))
-
-    def run() -> int:
-        with tempfile.TemporaryDirectory() as folder:
-            outcome = stages.extract([slide], Path(folder) / "job", settings, quiet=True)
-            assert outcome.status == "done", outcome
-            return int(outcome.rates["read"]["tiles"])
-
-    return run
+    """Return the verb `extract`."""
+    return end_to_end.extracting(slide, encoder_of(network, precision, weights))
 
 
 def loader(network: str, precision: str, slide: Path, _: str) -> Callable[[], int]:

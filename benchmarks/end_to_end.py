@@ -66,13 +66,17 @@ def encoder_of(network: str) -> Any:
 
 
 def ours(slide: Path, network: str, _: int) -> Callable[[], int]:
+    """Return the verb `extract` with the encoder of that name."""
+    return extracting(slide, encoder_of(network))
+
+
+def extracting(slide: Path, encoder: Any) -> Callable[[], int]:
     """Return the verb `extract`, its encoder and its libraries loaded."""
     import mil
     from pipelines import pictures, stages  # noqa: F401
     from pipelines.config import ExtractSettings, Settings
 
-    made = encoder_of(network)
-    mil.create_encoder = lambda *_, **__: made
+    mil.create_encoder = lambda *_, **__: encoder
     settings = Settings(ExtractSettings(tile=TILE, batch_size=BATCH, workers=1))
 
     def run() -> int:
