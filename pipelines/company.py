@@ -5,6 +5,8 @@ Two runs that differ in what decides about features would each make the other's 
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 from .claims import all_claims
 from .config import ExtractSettings, load_settings
 from .errors import UsageError
@@ -12,12 +14,13 @@ from .jobfolder import JobFolder
 
 _OF_SLIDES = ("masks", "mask_origin", "quality", "exclude", "icc", "jpeg2000")
 """Settings that decide what is found on a slide, and so the pictures that all its features share."""
-_OF_FEATURES = (
-    *("min_tissue", "slide_mpp", "allow_upsampling"),
-    *("weights", "stain", "stain_reference", "augment", "precision", "dtype"),
-)
-"""Settings that decide the features in one folder: those of the same tiles and encoders."""
 _FOLDER = ("tile", "mpp", "more_mpp", "overlap", "encoder")
+"""Settings that name the folder of features; where they differ, two runs do not meet there."""
+_OF_WORK = (
+    *("batch_size", "device", "compile", "workers", "processes", "memory_gb", "read_timeout", "slide_timeout"),
+    *("max_bad_tiles", "commercial_only", "dense", "store"),
+)
+"""Settings of how the work is done, and of what is made beside. All others decide the features in a folder."""
 
 
 def check_company(job: JobFolder, settings: ExtractSettings) -> None:
@@ -33,7 +36,8 @@ def check_company(job: JobFolder, settings: ExtractSettings) -> None:
         theirs = load_settings(job.settings).extract
     except UsageError:  # of another version, or edited by hand
         return
-    names = [*_OF_SLIDES, *(_OF_FEATURES if _values(theirs, _FOLDER) == _values(settings, _FOLDER) else ())]
+    meet = _values(theirs, _FOLDER) == _values(settings, _FOLDER)
+    names = _OF_SLIDES if not meet else [one.name for one in fields(settings) if one.name not in _OF_WORK]
     differ = [name for name in names if getattr(theirs, name) != getattr(settings, name)]
     if differ:
         listed = ", ".join(f"{name} is {getattr(theirs, name)}, not {getattr(settings, name)}" for name in differ[:3])
